@@ -1,0 +1,185 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"gitlab.com/agentk/agentk/internal/backoff"
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
+)
+
+// Handler serves one call that arrived through the tunnel. A returned error becomes the call's gRPC status.
+type Handler func(ctx context.Context, meta metadata.MD, s httpgrpc.ResponderStream) error
+
+const (
+	// growStep is how many streams are opened when fewer than minIdle are left and no request waits.
+	growStep = 10
+	// noHint: kas does not say how many requests wait.
+	noHint = -1
+	// keepIdle is how long ago a surplus slot must have been used before it may stop.
+	keepIdle = time.Minute
+	// DefaultMaxStreams bounds the streams of one agent process: parked, and in use by requests, watches and sessions.
+	DefaultMaxStreams = 5000
+)
+
+// PoolConfig configures a Pool.
+type PoolConfig struct {
+	// Client is the agent's one channel to kas.
+	Client grpc.ClientConnInterface
+	// Services are the handlers by service and method.
+	Services map[string]map[string]Handler
+	// Extensions are announced beside them, as "service/method".
+	Extensions []string
+	// MaxStreams bounds the streams, parked and in use. 0: DefaultMaxStreams.
+	MaxStreams int
+	// DrainTimeout is how long calls in flight may go on after Run's context has ended.
+	DrainTimeout time.Duration
+	Log          *zap.Logger
+	Registerer   prometheus.Registerer
+}
+
+// Pool keeps streams parked at kas and serves the calls that come down them.
+type Pool struct {
+	cfg        PoolConfig
+	descriptor []byte
+	handlers   map[string]Handler // by "/service/method"
+	wg         sync.WaitGroup
+
+	// mu guards the numbers of slots. A connecting slot counts as idle.
+	mu      sync.Mutex
+	idle    int
+	active  int
+	stopped bool
+}
+
+// NewPool checks the configuration and returns a pool that is not running yet.
+func NewPool(cfg PoolConfig) (*Pool, error) {
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = DefaultMaxStreams
+	}
+	if cfg.MaxStreams < minIdle {
+		return nil, fmt.Errorf("tunnel: the maximum of streams must be at least %d, got %d", minIdle, cfg.MaxStreams)
+	}
+	descriptor, err := announce(cfg.Services, cfg.Extensions, cfg.MaxStreams)
+	if err != nil {
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	p := &Pool{cfg: cfg, descriptor: descriptor, handlers: map[string]Handler{}}
+	for service, methods := range cfg.Services {
+		for method, h := range methods {
+			p.handlers["/"+service+"/"+method] = h
+		}
+	}
+	cfg.Registerer.MustRegister(
+		p.gauge("idle", func() int { return p.idle }),
+		p.gauge("busy", func() int { return p.active }))
+	return p, nil
+}
+
+func (p *Pool) gauge(state string, read func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "agentk_tunnels", Help: "Reverse tunnel streams of this agent", ConstLabels: prometheus.Labels{"state": state},
+	}, func() float64 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return float64(read())
+	})
+}
+
+// Run keeps the pool until ctx ends. Then parked streams are cancelled, and calls in flight may go on for DrainTimeout before
+// they are cancelled too. Run returns when the last stream is gone.
+func (p *Pool) Run(ctx context.Context) error {
+	// Calls outlive ctx, for DrainTimeout.
+	calls, cancelCalls := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelCalls(nil)
+	p.mu.Lock()
+	p.open(ctx, calls, minIdle)
+	p.mu.Unlock()
+
+	<-ctx.Done()
+	p.mu.Lock()
+	p.stopped = true
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() { p.wg.Wait(); close(done) }()
+	timer := time.NewTimer(p.cfg.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+	}
+	p.mu.Lock()
+	active := p.active
+	p.mu.Unlock()
+	p.cfg.Log.Info("Ending requests that are still running at shutdown", zap.Int("count", active))
+	cancelCalls(errors.New("agent is shutting down"))
+	<-done
+	return nil
+}
+
+// open starts n more slots as far as the maximum allows. mu is held.
+func (p *Pool) open(ctx, calls context.Context, n int) {
+	if p.stopped {
+		return
+	}
+	for range min(n, p.cfg.MaxStreams-p.idle-p.active) {
+		p.idle++
+		p.wg.Add(1)
+		go func() {
+			defer p.wg.Done()
+			(&slot{pool: p, backoff: backoff.New(retry)}).run(ctx, calls)
+		}()
+	}
+}
+
+// used marks one slot as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
+// step that doubles with the load.
+func (p *Pool) used(ctx, calls context.Context, waiting int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle--
+	p.active++
+	switch {
+	case waiting > 0:
+		p.open(ctx, calls, waiting+minIdle-p.idle)
+	case p.idle < minIdle && waiting == noHint:
+		p.open(ctx, calls, max(growStep, p.active))
+	case p.idle < minIdle:
+		p.open(ctx, calls, growStep)
+	}
+}
+
+// unused marks one slot as idle again.
+func (p *Pool) unused() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.active--
+	p.idle++
+}
+
+// surplus says whether an idle slot that was last active then may stop, and counts it out if so.
+func (p *Pool) surplus(lastActive, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle <= minIdle || now.Sub(lastActive) <= keepIdle {
+		return false
+	}
+	p.idle--
+	return true
+}
+
+// gone counts out an idle slot that stops for another reason.
+func (p *Pool) gone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle--
+}

@@ -1,0 +1,132 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/api/reversetunnel"
+	"gitlab.com/agentk/agentk/internal/backoff"
+	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/frame"
+)
+
+// retry is the timing after failures; a stream that ended in order is reopened at once.
+var retry = backoff.Policy{Initial: time.Second, Max: 20 * time.Second, Factor: 1.6, Jitter: 0.2, ResetAfter: 25 * time.Second}
+
+// settleDelay keeps a server that ends every stream at once from being asked in a tight loop.
+const settleDelay = 50 * time.Millisecond
+
+var connectDesc = &grpc.StreamDesc{StreamName: "Connect", ServerStreams: true, ClientStreams: true}
+
+// slot is one goroutine that keeps one stream: parked, serving a call, parked again.
+type slot struct {
+	pool       *Pool
+	backoff    *backoff.Backoff
+	lastActive time.Time // zero: never
+}
+
+// run opens one stream after the other until ctx ends or the slot is surplus. Calls live as long as calls.
+func (s *slot) run(ctx, calls context.Context) {
+	for {
+		started := time.Now()
+		served, err := s.attempt(ctx, calls)
+		now := time.Now()
+		if served {
+			s.lastActive = now
+			s.pool.unused()
+		}
+		switch {
+		case ctx.Err() != nil:
+			s.pool.gone()
+			return
+		case !served && s.pool.surplus(s.lastActive, now):
+			return
+		}
+		var delay time.Duration
+		switch code := status.Code(err); {
+		case err != nil && code != codes.Canceled && code != codes.DeadlineExceeded:
+			delay = s.backoff.Next()
+			s.pool.cfg.Log.Debug("Tunnel stream failed", zap.Error(err), zap.Duration("retry_in", delay))
+		case !served && now.Sub(started) < settleDelay:
+			delay = settleDelay
+		}
+		if delay > 0 && !wait(ctx, delay) {
+			s.pool.gone()
+			return
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// attempt opens one stream and serves at most one call on it; served says whether one arrived.
+func (s *slot) attempt(ctx, calls context.Context) (served bool, err error) {
+	streamCtx, cancel := context.WithCancelCause(calls)
+	defer cancel(nil)
+	// While nothing was asked of it the stream ends with ctx.
+	release := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	defer release()
+
+	stream, err := s.pool.cfg.Client.NewStream(streamCtx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
+		grpc.WaitForReady(true), grpc.ForceCodecV2(frame.Codec{}))
+	if err != nil {
+		return false, err
+	}
+	if err := stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}}); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	first := &reversetunnel.ConnectResponse{}
+	if err := stream.RecvMsg(first); err != nil {
+		if errors.Is(err, io.EOF) {
+			return false, nil // retired
+		}
+		return false, err
+	}
+	info := first.GetRequestInfo()
+	if info == nil {
+		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
+	}
+	if !release() && ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	meta := fromKeyValues(info.Meta)
+	waiting := noHint
+	if v := meta.Get(MetaWaiting); len(v) == 1 {
+		if n, err := strconv.Atoi(v[0]); err == nil && n >= 0 {
+			waiting = n
+		}
+	}
+	s.pool.used(ctx, calls, waiting)
+	c := newCall(stream, cancel)
+	return true, c.serve(streamCtx, s.pool, info.MethodName, meta)
+}
+
+// handle runs the handler; a panic costs the one call.
+func (p *Pool) handle(run func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.cfg.Log.Error("A tunnelled call panicked", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
+			err = fault.New(fault.Internal, fault.Agent, "agent: internal error while serving the request")
+		}
+	}()
+	return run()
+}

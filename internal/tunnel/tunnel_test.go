@@ -1,0 +1,505 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/api/reversetunnel"
+	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	agentID     = 7
+	testService = "test.Service"
+	echoMethod  = "Echo"
+	wanted      = testService + "/" + echoMethod
+	// patience is how long a test waits for what must happen.
+	patience = 20 * time.Second
+)
+
+// line is a registry behind a real gRPC server, and a way to dial it.
+type line struct {
+	t        *testing.T
+	registry *Registry
+	addr     string
+	session  context.Context
+	revoke   context.CancelCauseFunc
+	aged     context.CancelFunc
+	ended    chan error // what each Connect returned
+}
+
+func newLine(t *testing.T) *line {
+	t.Helper()
+	l := &line{t: t, registry: NewRegistry(RegistryConfig{Registerer: prometheus.NewRegistry(), DescriptorTimeout: time.Second}), ended: make(chan error, 10000)}
+	l.session, l.revoke = context.WithCancelCause(t.Context())
+	ageLimit, aged := context.WithCancel(t.Context())
+	l.aged = aged
+	server := grpc.NewServer(grpc.ForceServerCodecV2(frame.Codec{}))
+	server.RegisterService(&grpc.ServiceDesc{
+		ServiceName: reversetunnel.ReverseTunnel_ServiceDesc.ServiceName,
+		Streams: []grpc.StreamDesc{{
+			StreamName: "Connect", ServerStreams: true, ClientStreams: true,
+			Handler: func(_ any, stream grpc.ServerStream) error {
+				err := l.registry.Connect(stream, agentID, l.session, ageLimit)
+				l.ended <- err
+				return err
+			},
+		}},
+	}, nil)
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(lis) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	l.addr = lis.Addr().String()
+	return l
+}
+
+func (l *line) dial() *grpc.ClientConn {
+	l.t.Helper()
+	conn, err := grpc.NewClient(l.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// pool runs a pool with one handler until the test ends.
+func (l *line) pool(maxStreams int, h Handler) *Pool {
+	l.t.Helper()
+	p, err := NewPool(PoolConfig{
+		Client: l.dial(), Services: map[string]map[string]Handler{testService: {echoMethod: h}}, Extensions: []string{"ext.S/M"},
+		MaxStreams: maxStreams, DrainTimeout: time.Second, Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := p.Run(ctx); err != nil {
+			l.t.Error(err)
+		}
+	}()
+	l.t.Cleanup(func() { cancel(); <-done })
+	return p
+}
+
+// open finds a stream and starts a call on it.
+func (l *line) open(ctx context.Context) *Tunnel {
+	l.t.Helper()
+	t, err := l.registry.Find(ctx, agentID, wanted)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := t.Start("/"+wanted, metadata.Pairs("k", "v")); err != nil {
+		l.t.Fatal(err)
+	}
+	return t
+}
+
+func (l *line) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	l.t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually polls until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func text(s string) mem.BufferSlice { return mem.BufferSlice{mem.SliceBuffer([]byte(s))} }
+
+// echo sends back what it gets.
+func echo(_ context.Context, _ metadata.MD, s httpgrpc.ResponderStream) error {
+	for {
+		msg, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.Send(msg); err != nil {
+			return err
+		}
+	}
+}
+
+func roundTrip(t *Tunnel, msg string) (string, error) {
+	if err := t.Send(text(msg)); err != nil {
+		return "", err
+	}
+	got, err := t.Recv()
+	if err != nil {
+		return "", err
+	}
+	defer got.Free()
+	return string(got.Materialize()), nil
+}
+
+func TestCall_BothWays(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, echo)
+	tun := l.open(l.ctx())
+	for _, msg := range []string{"a", "", "some more"} {
+		got, err := roundTrip(tun, msg)
+		if err != nil || got != msg {
+			t.Fatalf("sent %q, got %q, %v", msg, got, err)
+		}
+	}
+	if err := tun.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tun.Recv(); !errors.Is(err, io.EOF) {
+		t.Fatalf("want EOF, got %v", err)
+	}
+	tun.Finish(true)
+	if err := <-l.ended; err != nil {
+		t.Fatalf("the agent's RPC ended with %v", err)
+	}
+}
+
+func TestCall_LargeMessagesKeepTheirBytes(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, echo)
+	tun := l.open(l.ctx())
+	defer tun.Finish(false)
+	payload := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	go func() {
+		for range 8 {
+			if tun.Send(mem.BufferSlice{mem.SliceBuffer(payload)}) != nil {
+				return
+			}
+		}
+	}()
+	for range 8 {
+		got, err := tun.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got.Materialize(), payload) {
+			t.Fatal("payload changed on the way")
+		}
+		got.Free()
+	}
+}
+
+func TestCall_ErrorBeforeAnyAnswer(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, func(context.Context, metadata.MD, httpgrpc.ResponderStream) error {
+		return fault.New(fault.Unavailable, fault.APIServer, "connection refused")
+	})
+	tun := l.open(l.ctx())
+	_, err := tun.Recv()
+	if status.Code(err) != codes.Unavailable || status.Convert(err).Message() != "connection refused" {
+		t.Fatalf("got %v", err)
+	}
+	tun.Finish(true)
+}
+
+func TestCall_PanicCostsOneCall(t *testing.T) {
+	l := newLine(t)
+	var calls atomic.Int32
+	l.pool(10, func(ctx context.Context, md metadata.MD, s httpgrpc.ResponderStream) error {
+		if calls.Add(1) == 1 {
+			panic("boom")
+		}
+		return echo(ctx, md, s)
+	})
+	tun := l.open(l.ctx())
+	if _, err := tun.Recv(); status.Code(err) != codes.Internal {
+		t.Fatalf("got %v", err)
+	}
+	tun.Finish(false)
+	tun = l.open(l.ctx())
+	if got, err := roundTrip(tun, "alive"); err != nil || got != "alive" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	tun.Finish(false)
+}
+
+func TestCall_UnknownMethod(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, echo)
+	tun, err := l.registry.Find(l.ctx(), agentID, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tun.Start("/other.Service/Method", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tun.Recv(); status.Code(err) != codes.Unimplemented {
+		t.Fatalf("got %v", err)
+	}
+	tun.Finish(false)
+}
+
+func TestCall_CallerGoesAway_HandlerIsCancelled(t *testing.T) {
+	l := newLine(t)
+	cancelled := make(chan struct{})
+	l.pool(10, func(ctx context.Context, _ metadata.MD, s httpgrpc.ResponderStream) error {
+		if err := s.Send(text("started")); err != nil {
+			return err
+		}
+		<-ctx.Done() // like a watch that never ends by itself
+		close(cancelled)
+		return ctx.Err()
+	})
+	tun := l.open(l.ctx())
+	if err := tun.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tun.Recv(); err != nil || string(got.Materialize()) != "started" {
+		t.Fatal(err)
+	}
+	tun.Finish(false)
+	select {
+	case <-cancelled:
+	case <-time.After(patience):
+		t.Fatal("the handler was not cancelled")
+	}
+}
+
+func TestCall_AbortUnblocksRecv(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, func(ctx context.Context, _ metadata.MD, _ httpgrpc.ResponderStream) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	tun := l.open(l.ctx())
+	time.AfterFunc(time.Millisecond, func() { tun.Abort(fault.New(fault.Canceled, fault.Client, "gone")) })
+	if _, err := tun.Recv(); err == nil {
+		t.Fatal("no error")
+	}
+	tun.Finish(false)
+}
+
+func TestBurst_IsAnsweredAndShrinks(t *testing.T) {
+	l := newLine(t)
+	p := l.pool(1000, echo)
+	const n = 300
+	hold := make(chan struct{})
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	for range n {
+		wg.Go(func() {
+			tun, err := l.registry.Find(l.ctx(), agentID, wanted)
+			if err != nil {
+				errs <- err
+				return
+			}
+			if err := tun.Start("/"+wanted, nil); err != nil {
+				errs <- err
+				return
+			}
+			got, err := roundTrip(tun, "x")
+			if err != nil || got != "x" {
+				errs <- fmt.Errorf("got %q, %w", got, err)
+			}
+			<-hold // all n are in use at once
+			tun.Finish(false)
+		})
+	}
+	eventually(t, "all requests have a stream", func() bool { return l.registry.Presence(agentID).Busy >= n })
+	close(hold)
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		t.Error(err)
+	}
+	// An hour later the surplus is retired; slots used within the last minute come back once, the others stop.
+	eventually(t, "streams are parked again", func() bool { return l.registry.Presence(agentID).Busy == 0 })
+	eventually(t, "never used slots stop", func() bool {
+		l.registry.retire(time.Now().Add(time.Hour))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.idle <= n && p.active == 0
+	})
+}
+
+func TestMaximum_IsRefusedWithRetryAfter(t *testing.T) {
+	l := newLine(t)
+	l.pool(3, echo)
+	var held []*Tunnel
+	for range 3 {
+		held = append(held, l.open(l.ctx()))
+	}
+	_, err := l.registry.Find(l.ctx(), agentID, wanted)
+	var f *fault.Error
+	if !errors.As(err, &f) || f.Kind != fault.ResourceExhausted || f.RetryAfter == 0 {
+		t.Fatalf("got %v", err)
+	}
+	for _, tun := range held {
+		tun.Finish(false)
+	}
+	eventually(t, "streams are given back", func() bool { return l.registry.Presence(agentID).Busy == 0 })
+	tun := l.open(l.ctx())
+	tun.Finish(false)
+}
+
+func TestFind_WaitsForTheAgent(t *testing.T) {
+	l := newLine(t)
+	found := make(chan error, 1)
+	go func() {
+		tun, err := l.registry.Find(l.ctx(), agentID, wanted)
+		if err == nil {
+			tun.Finish(false)
+		}
+		found <- err
+	}()
+	eventually(t, "the request waits", func() bool {
+		s := l.registry.shard(agentID)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.agents[agentID] != nil && s.agents[agentID].waiters.Len() == 1
+	})
+	l.pool(10, echo)
+	if err := <-found; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFind_GivesUpWithItsContext(t *testing.T) {
+	l := newLine(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	if _, err := l.registry.Find(ctx, agentID, wanted); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	s := l.registry.shard(agentID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.agents) != 0 {
+		t.Error("an agent that is not here is still remembered")
+	}
+}
+
+func TestFind_OnlyWhatIsAnnounced(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, echo)
+	eventually(t, "the agent is connected", func() bool { return l.registry.Presence(agentID).Idle == 2 })
+	if announced, _ := l.registry.Announces(agentID, wanted, "ext.S/M"); !announced {
+		t.Error("the extension is not seen")
+	}
+	if announced, connected := l.registry.Announces(agentID, "ext.S/Other"); announced || !connected {
+		t.Error("an extension is seen that was not announced")
+	}
+	if l.registry.TryFind(agentID, "ext.S/Other") != nil {
+		t.Error("a stream was given away that lacks what is wanted")
+	}
+}
+
+func TestRevoked_EndsParkedAndBusyStreams(t *testing.T) {
+	l := newLine(t)
+	l.pool(2, echo)
+	tun := l.open(l.ctx())
+	eventually(t, "one is parked", func() bool { return l.registry.Presence(agentID).Idle == 1 })
+	l.revoke(fault.New(fault.Unauthenticated, fault.GitLab, "unauthenticated"))
+	for range 2 {
+		if err := <-l.ended; status.Code(err) != codes.Unauthenticated {
+			t.Errorf("a stream ended with %v", err)
+		}
+	}
+	if _, err := tun.Recv(); err == nil {
+		t.Error("a request of a revoked agent goes on")
+	}
+	tun.Finish(false)
+}
+
+func TestAgeLimit_EndsIdleStreamsOnly(t *testing.T) {
+	l := newLine(t)
+	l.pool(2, echo)
+	tun := l.open(l.ctx())
+	eventually(t, "one is parked", func() bool { return l.registry.Presence(agentID).Idle == 1 })
+	l.aged()
+	if err := <-l.ended; err != nil {
+		t.Errorf("the parked stream ended with %v, want OK", err)
+	}
+	if got, err := roundTrip(tun, "still here"); err != nil || got != "still here" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	tun.Finish(false)
+}
+
+func TestStop_EndsParkedStreamsWithOK(t *testing.T) {
+	l := newLine(t)
+	l.pool(2, echo)
+	eventually(t, "two are parked", func() bool { return l.registry.Presence(agentID).Idle == 2 })
+	l.registry.Stop()
+	for range 2 {
+		if err := <-l.ended; err != nil {
+			t.Errorf("got %v, want OK", err)
+		}
+	}
+}
+
+func TestShutdown_RunningCallIsBounded(t *testing.T) {
+	l := newLine(t)
+	p, err := NewPool(PoolConfig{
+		Client: l.dial(), DrainTimeout: time.Millisecond, Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
+		Services: map[string]map[string]Handler{testService: {echoMethod: func(ctx context.Context, _ metadata.MD, _ httpgrpc.ResponderStream) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	tun := l.open(l.ctx())
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the pool did not stop")
+	}
+	if _, err := tun.Recv(); err == nil {
+		t.Error("the call goes on")
+	}
+	tun.Finish(false)
+}
