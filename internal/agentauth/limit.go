@@ -1,0 +1,123 @@
+package agentauth
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// window is what connections are counted in.
+	window = time.Minute
+	// storeTimeout bounds how long a slow store may hold up an agent's first RPC.
+	storeTimeout = 2 * time.Second
+	// maxLocalKeys bounds the counting in process.
+	maxLocalKeys = 100_000
+)
+
+var errTooMany = status.Error(codes.ResourceExhausted, "new connection rate limit exhausted for this agent, try again later")
+
+// count is the verdict about one token on one connection. Others wait for the RPC that fetches it.
+type count struct {
+	known   chan struct{} // closed when the verdict is there
+	allowed bool
+	until   time.Time // a refusal holds until the window ends
+}
+
+// admit counts the connection of an RPC, once per token. A refused connection may try again in the next window.
+func (a *Authenticator) admit(ctx context.Context, r *rpc) error {
+	if a.cfg.ConnectionsPerMinute == 0 || r.conn == nil {
+		return nil
+	}
+	verdict, mine := r.conn.countOf(r.key)
+	if mine {
+		verdict.allowed = a.allow(ctx, r.token)
+		verdict.until = time.Now().Truncate(window).Add(window)
+		close(verdict.known)
+		if !verdict.allowed {
+			a.rateExceeded.Inc()
+		}
+	}
+	select {
+	case <-verdict.known:
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	if !verdict.allowed {
+		return errTooMany
+	}
+	return nil
+}
+
+// countOf finds the verdict of a token; mine means that the caller has to fetch it.
+func (c *connection) countOf(key tokenKey) (verdict *count, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	verdict = c.counted[key]
+	if verdict != nil {
+		select {
+		case <-verdict.known:
+			if verdict.allowed || time.Now().Before(verdict.until) {
+				return verdict, false
+			}
+		default:
+			return verdict, false
+		}
+	}
+	if len(c.counted) >= maxTokens {
+		for k := range c.counted { // any: it will be counted again
+			delete(c.counted, k)
+			break
+		}
+	}
+	verdict = &count{known: make(chan struct{})}
+	c.counted[key] = verdict
+	return verdict, true
+}
+
+// allow asks the store; when the store has no answer, kas goes on counting by itself rather than refuse its agents.
+func (a *Authenticator) allow(ctx context.Context, token string) bool {
+	key := limitKey(token)
+	if a.cfg.Limiter != nil {
+		// The verdict is for the connection: the end of this RPC must not spoil it.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		defer cancel()
+		ok, err := a.cfg.Limiter.Allow(bounded, key, a.cfg.ConnectionsPerMinute, window)
+		if err == nil {
+			return ok
+		}
+		a.cfg.Log.Warn("Cannot count connections in the store, counting in this process", zap.Error(err))
+	}
+	return a.local.allow(key, a.cfg.ConnectionsPerMinute, time.Now())
+}
+
+// localLimiter counts in this process.
+type localLimiter struct {
+	// mu guards the counts of the window that began at start.
+	mu    sync.Mutex
+	start time.Time
+	seen  map[string]uint32
+}
+
+func newLocalLimiter() *localLimiter { return &localLimiter{seen: make(map[string]uint32)} }
+
+func (l *localLimiter) allow(key string, limit uint32, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if start := now.Truncate(window); !start.Equal(l.start) {
+		l.start = start
+		clear(l.seen)
+	}
+	n, known := l.seen[key]
+	if n >= limit {
+		return false
+	}
+	if known || len(l.seen) < maxLocalKeys {
+		l.seen[key] = n + 1
+	}
+	return true
+}

@@ -1,0 +1,154 @@
+package agentauth
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"gitlab.com/agentk/agentk/internal/backend"
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+const (
+	// lookupTimeout bounds one look-up: it serves every RPC of a token and so hangs on none of them.
+	lookupTimeout = 30 * time.Second
+	// maxCached bounds the cache; refusals of made-up tokens fill it too.
+	maxCached = 50_000
+)
+
+// resolver turns tokens into agents.
+type resolver struct {
+	cfg Config
+	// base ends look-ups under way at the end.
+	base context.Context
+	stop context.CancelFunc
+	busy sync.WaitGroup
+
+	// mu guards the fields below. epoch counts forget calls: an answer that was asked for before one is not kept.
+	mu     sync.Mutex
+	closed bool
+	epoch  uint64
+	cache  map[tokenKey]answer
+	flying map[tokenKey]*lookup
+}
+
+type answer struct {
+	agent   backend.Agent
+	err     error
+	expires time.Time
+}
+
+// lookup is a question under way; answer may be read when done is closed.
+type lookup struct {
+	done chan struct{}
+	answer
+}
+
+func newResolver(cfg Config) *resolver {
+	r := &resolver{cfg: cfg, cache: make(map[tokenKey]answer), flying: make(map[tokenKey]*lookup)}
+	r.base, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// agent answers from the cache, or joins or starts a look-up.
+func (r *resolver) agent(ctx context.Context, token string, key tokenKey) (backend.Agent, error) {
+	r.mu.Lock()
+	if known, ok := r.cache[key]; ok {
+		if time.Now().Before(known.expires) {
+			r.mu.Unlock()
+			return known.agent, known.err
+		}
+		delete(r.cache, key)
+	}
+	question := r.flying[key]
+	if question == nil {
+		if r.closed {
+			r.mu.Unlock()
+			return backend.Agent{}, fault.New(fault.Unavailable, fault.Kas, "kas is shutting down")
+		}
+		question = &lookup{done: make(chan struct{})}
+		r.flying[key] = question
+		epoch := r.epoch
+		r.busy.Go(func() { r.ask(question, token, key, epoch) })
+	}
+	r.mu.Unlock()
+	select {
+	case <-question.done:
+		return question.agent, question.err
+	case <-ctx.Done():
+		return backend.Agent{}, fault.Wrap(fault.KindOf(ctx.Err()), fault.Agent, ctx.Err(), "agent token look-up")
+	}
+}
+
+// ask asks the backend and keeps the answer if it may be kept.
+func (r *resolver) ask(question *lookup, token string, key tokenKey, epoch uint64) {
+	ctx, cancel := context.WithTimeout(r.base, lookupTimeout)
+	defer cancel()
+	question.agent, question.err = r.cfg.Backend.AgentByToken(ctx, token)
+	now := time.Now()
+	ttl := r.cfg.CacheTTL
+	if question.err != nil {
+		ttl = 0
+		if r.cfg.CacheTTL > 0 && refused(question.err) {
+			ttl = r.cfg.ErrorTTL
+		}
+	}
+	question.expires = now.Add(ttl)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.flying[key] == question {
+		delete(r.flying, key)
+	}
+	if ttl > 0 && epoch == r.epoch {
+		r.makeRoom(now)
+		r.cache[key] = question.answer
+	}
+	close(question.done)
+}
+
+// makeRoom drops what has expired, or else anything, when the cache is full; r.mu is held.
+func (r *resolver) makeRoom(now time.Time) {
+	if len(r.cache) < maxCached {
+		return
+	}
+	for key, known := range r.cache {
+		if now.After(known.expires) {
+			delete(r.cache, key)
+		}
+	}
+	for key := range r.cache {
+		if len(r.cache) < maxCached {
+			return
+		}
+		delete(r.cache, key)
+	}
+}
+
+// forget drops all answers, also those still under way.
+func (r *resolver) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epoch++
+	clear(r.cache)
+	clear(r.flying)
+}
+
+// close ends look-ups and waits for them.
+func (r *resolver) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	r.busy.Wait()
+}
+
+// refused tells an answer about the token from trouble on the way to it.
+func refused(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Unauthenticated, fault.PermissionDenied, fault.NotFound:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,121 @@
+package agentauth
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+const (
+	// recheckWorkers bounds the look-ups a change causes at a time.
+	recheckWorkers = 8
+	// recheckAgain is when tokens whose check met trouble are looked at again.
+	recheckAgain = 10 * time.Second
+)
+
+// liveToken is a token with sessions.
+type liveToken struct {
+	token    string
+	key      tokenKey
+	agentID  int64 // 0: not known yet; only the loop of Run uses it
+	sessions map[*session]struct{}
+}
+
+type session struct{ cancel context.CancelCauseFunc }
+
+// Session returns a context for a long-lived stream that ends with an Unauthenticated fault as its cause when the stream's
+// token stops being valid. The returned function ends the session; it must be called when the stream ends.
+func (a *Authenticator) Session(ctx context.Context) (context.Context, func()) {
+	r := rpcOf(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	if r == nil {
+		cancel(errNoBearer)
+		return ctx, func() {}
+	}
+	s := &session{cancel: cancel}
+	a.mu.Lock()
+	token := a.live[r.key]
+	if token == nil {
+		token = &liveToken{token: r.token, key: r.key, sessions: make(map[*session]struct{})}
+		a.live[r.key] = token
+	}
+	token.sessions[s] = struct{}{}
+	a.mu.Unlock()
+	if r.generation.Load() != a.generation.Load() {
+		// The token was resolved before a change whose check may have missed this session.
+		a.requestRecheck()
+	}
+	return ctx, func() {
+		a.mu.Lock()
+		delete(token.sessions, s)
+		if len(token.sessions) == 0 && a.live[r.key] == token {
+			delete(a.live, r.key)
+		}
+		a.mu.Unlock()
+		cancel(context.Canceled)
+	}
+}
+
+func (a *Authenticator) requestRecheck() {
+	select {
+	case a.recheck <- struct{}{}:
+	default:
+	}
+}
+
+// revalidate checks every live token once and ends the sessions of those that are refused. It says whether all could be checked.
+func (a *Authenticator) revalidate(ctx context.Context) bool {
+	a.mu.Lock()
+	tokens := make(chan *liveToken, len(a.live))
+	for _, t := range a.live {
+		tokens <- t
+	}
+	a.mu.Unlock()
+	close(tokens)
+	var trouble atomic.Bool
+	var workers sync.WaitGroup
+	for range min(recheckWorkers, len(tokens)) {
+		workers.Go(func() {
+			for t := range tokens {
+				if !a.check(ctx, t) {
+					trouble.Store(true)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return !trouble.Load()
+}
+
+// check says whether the question could be answered.
+func (a *Authenticator) check(ctx context.Context, t *liveToken) bool {
+	agent, err := a.agents.agent(ctx, t.token, t.key)
+	switch {
+	case err == nil && (t.agentID == 0 || t.agentID == agent.ID):
+		t.agentID = agent.ID
+		return true
+	case err != nil && !refused(err):
+		return false
+	}
+	a.mu.Lock()
+	sessions := t.sessions
+	t.sessions = make(map[*session]struct{})
+	if a.live[t.key] == t {
+		delete(a.live, t.key)
+	}
+	a.mu.Unlock()
+	if len(sessions) > 0 {
+		a.cfg.Log.Info("Agent token is no longer valid, ending its streams",
+			zap.Int64("agent_id", t.agentID), zap.Int("count", len(sessions)))
+	}
+	revoked := fault.New(fault.Unauthenticated, fault.Agent, "unauthenticated")
+	for s := range sessions {
+		s.cancel(revoked)
+	}
+	return true
+}

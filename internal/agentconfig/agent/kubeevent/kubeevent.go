@@ -1,0 +1,163 @@
+// Package kubeevent puts events where the user of an agent looks first: on the agent's Deployment, so that "kubectl describe" shows
+// why a configuration is not in use. Everything here is best effort: an agent without the rights, or outside a cluster, works as
+// well without.
+package kubeevent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
+)
+
+const (
+	component = "agentk"
+	// repeatAfter is when the same event is published again: API servers forget events after an hour.
+	repeatAfter = 45 * time.Minute
+	// maxMessage is the longest message that API servers take, in bytes.
+	maxMessage = 1024
+)
+
+// Config configures an Emitter.
+type Config struct {
+	Client kubernetes.Interface
+	// Namespace and Pod name the pod this process runs in. If either is empty, nothing is published.
+	Namespace, Pod string
+	Log            *zap.Logger
+}
+
+// Emitter publishes events on the Deployment of the pod, or on the pod if no Deployment is found.
+type Emitter struct {
+	cfg Config
+
+	// mu guards all below and is held while publishing: one event at a time.
+	mu     sync.Mutex
+	object *corev1.ObjectReference // nil until found
+	last   agent.Event
+	lastAt time.Time
+}
+
+var _ agent.Events = (*Emitter)(nil)
+
+// New returns an Emitter.
+func New(cfg Config) (*Emitter, error) {
+	if cfg.Client == nil || cfg.Log == nil {
+		return nil, errors.New("kubernetes events: client and log are required")
+	}
+	return &Emitter{cfg: cfg}, nil
+}
+
+// Emit publishes an event unless it is the one published last.
+func (e *Emitter) Emit(ctx context.Context, ev agent.Event) {
+	if e.cfg.Namespace == "" || e.cfg.Pod == "" {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ev == e.last && time.Since(e.lastAt) < repeatAfter {
+		return
+	}
+	if err := e.publish(ctx, ev); err != nil {
+		e.cfg.Log.Debug("Kubernetes Event was not published", zap.String("reason", ev.Reason), zap.Error(err))
+		return
+	}
+	e.last, e.lastAt = ev, time.Now()
+}
+
+func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
+	object := e.object
+	if object == nil {
+		var final bool
+		object, final = e.find(ctx)
+		if final {
+			e.object = object
+		}
+	}
+	now := metav1.Now()
+	event := &corev1.Event{
+		ObjectMeta:          metav1.ObjectMeta{Namespace: e.cfg.Namespace, Name: eventName(object, ev)},
+		InvolvedObject:      *object,
+		Reason:              ev.Reason,
+		Message:             shorten(ev.Message),
+		Type:                corev1.EventTypeNormal,
+		Source:              corev1.EventSource{Component: component},
+		ReportingController: component,
+		ReportingInstance:   e.cfg.Pod,
+		FirstTimestamp:      now,
+		LastTimestamp:       now,
+		Count:               1,
+	}
+	if ev.Warning {
+		event.Type = corev1.EventTypeWarning
+	}
+	events := e.cfg.Client.CoreV1().Events(e.cfg.Namespace)
+	_, err := events.Create(ctx, event, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	// Another pod of the Deployment, or this one earlier, has said the same.
+	patch, err := json.Marshal(map[string]any{"lastTimestamp": now})
+	if err != nil {
+		return err
+	}
+	_, err = events.Patch(ctx, event.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
+}
+
+// find follows the owners of the pod as far as this agent may read them. The answer is final if everything could be read.
+func (e *Emitter) find(ctx context.Context) (object *corev1.ObjectReference, final bool) {
+	object = &corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.cfg.Namespace, Name: e.cfg.Pod}
+	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, e.cfg.Pod, metav1.GetOptions{})
+	if err != nil {
+		e.cfg.Log.Debug("The agent's own pod cannot be read", zap.Error(err))
+		return object, false
+	}
+	object.UID = pod.UID
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || owner.Kind != "ReplicaSet" {
+		return object, true
+	}
+	set, err := e.cfg.Client.AppsV1().ReplicaSets(e.cfg.Namespace).Get(ctx, owner.Name, metav1.GetOptions{})
+	if err != nil {
+		e.cfg.Log.Debug("The agent's own replica set cannot be read", zap.Error(err))
+		return object, false
+	}
+	owner = metav1.GetControllerOf(set)
+	if owner == nil || owner.Kind != "Deployment" {
+		return object, true
+	}
+	return &corev1.ObjectReference{
+		Kind:       owner.Kind,
+		APIVersion: owner.APIVersion,
+		Namespace:  e.cfg.Namespace,
+		Name:       owner.Name,
+		UID:        owner.UID,
+	}, true
+}
+
+// eventName is the same for the same event of every pod, so that replicas do not repeat each other.
+func eventName(object *corev1.ObjectReference, ev agent.Event) string {
+	sum := sha256.Sum256([]byte(string(object.UID) + "\x00" + ev.Reason + "\x00" + ev.Message))
+	return object.Name + "." + hex.EncodeToString(sum[:8])
+}
+
+func shorten(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	const ellipsis = "…"
+	return strings.ToValidUTF8(message[:maxMessage-len(ellipsis)], "") + ellipsis
+}

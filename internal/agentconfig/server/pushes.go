@@ -1,0 +1,98 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gitlab.com/agentk/agentk/internal/backoff"
+)
+
+var resubscribePolicy = backoff.Policy{
+	Initial:    100 * time.Millisecond,
+	Max:        10 * time.Second,
+	Factor:     2,
+	Jitter:     1,
+	ResetAfter: 20 * time.Second,
+}
+
+// pushHub listens to push events once for all streams, so that a stream that is busy with its own project cannot lose its event
+// among those of all others.
+type pushHub struct {
+	mu      sync.Mutex
+	waiting map[string]map[chan struct{}]struct{} // by project path
+}
+
+func newPushHub() *pushHub { return &pushHub{waiting: map[string]map[chan struct{}]struct{}{}} }
+
+// join returns a channel that is poked on each push to the project. Pokes that nobody has taken yet are one.
+func (h *pushHub) join(path string) (wake <-chan struct{}, leave func()) {
+	ch := make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waiting[path] == nil {
+		h.waiting[path] = map[chan struct{}]struct{}{}
+	}
+	h.waiting[path][ch] = struct{}{}
+	return ch, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.waiting[path], ch)
+		if len(h.waiting[path]) == 0 {
+			delete(h.waiting, path)
+		}
+	}
+}
+
+func (h *pushHub) poke(path string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ch := range h.waiting[path] {
+		poke(ch)
+	}
+}
+
+func (h *pushHub) pokeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, set := range h.waiting {
+		for ch := range set {
+			poke(ch)
+		}
+	}
+}
+
+func poke(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// run passes events on until ctx ends. After a gap in the subscription everybody looks anew.
+func (h *pushHub) run(ctx context.Context, pushes Pushes, log *zap.Logger) {
+	retry := backoff.New(resubscribePolicy)
+	for first := true; ; first = false {
+		events, err := pushes.Subscribe(ctx)
+		if err == nil {
+			if !first {
+				h.pokeAll()
+			}
+			for path := range events {
+				h.poke(path)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		delay := retry.Next()
+		log.Warn("Subscription to push events ended, subscribing again", zap.Duration("retry_in", delay), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay):
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package server
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/api/agentcfg"
+	"gitlab.com/agentk/agentk/api/agentconfiguration"
+	"gitlab.com/agentk/agentk/internal/agentconfig"
+	"gitlab.com/agentk/agentk/internal/backend"
+	"gitlab.com/agentk/agentk/internal/backoff"
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+const (
+	resultSent     = "sent"
+	resultRejected = "rejected"
+	resultError    = "error"
+
+	// settle spreads the streams that one change of the backend wakes together, and joins changes that come in a burst.
+	settle = 200 * time.Millisecond
+	// checkTimeout bounds one look at the repository; the ports have shorter deadlines of their own.
+	checkTimeout = 2 * time.Minute
+	// maxStatus bounds the text of a status, which travels in a header.
+	maxStatus = 4000
+)
+
+var retryPolicy = backoff.Policy{
+	Initial:    10 * time.Second,
+	Max:        time.Minute,
+	Factor:     2,
+	Jitter:     1,
+	ResetAfter: 2 * time.Minute,
+}
+
+// session is one GetConfiguration stream: check, perhaps send, wait, and again.
+type session struct {
+	s      *Server
+	req    *agentconfiguration.ConfigurationRequest
+	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
+	log    *zap.Logger
+	retry  *backoff.Backoff
+	// last is the commit that the agent has.
+	last string
+	// answered says that the response headers are gone.
+	answered bool
+	// wake is poked when somebody pushed to the project at path; leave ends that.
+	path  string
+	wake  <-chan struct{}
+	leave func()
+	// hook is closed when the latest call of OnConfiguration has returned.
+	hook   chan struct{}
+	legacy *registration
+}
+
+func newSession(
+	s *Server,
+	req *agentconfiguration.ConfigurationRequest,
+	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse],
+) *session {
+	return &session{
+		s:      s,
+		req:    req,
+		stream: stream,
+		log:    s.cfg.Log,
+		retry:  backoff.New(retryPolicy),
+		last:   req.CommitId,
+		leave:  func() {},
+		legacy: newRegistration(s.cfg.Registry, req),
+	}
+}
+
+// run ends with nil, that is OK, when ctx ends before the stream does: at its age limit and when kas stops.
+func (x *session) run(ctx context.Context) error {
+	for {
+		var changed <-chan struct{}
+		if x.s.cfg.Changes != nil {
+			changed = x.s.cfg.Changes.Changed() // before the check, so that no change is missed
+		}
+		checking, cancel := context.WithTimeout(ctx, checkTimeout)
+		pause, err := x.check(checking)
+		cancel()
+		if ctx.Err() != nil {
+			return x.ended()
+		}
+		if err != nil {
+			return err
+		}
+		if again := x.wait(ctx, pause, changed); !again {
+			return x.ended()
+		}
+	}
+}
+
+// ended is the status of a stream that was not ended by an error of its own.
+func (x *session) ended() error {
+	if err := x.stream.Context().Err(); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	return nil
+}
+
+// check looks once and says how long to wait before the next time. An error ends the stream.
+func (x *session) check(ctx context.Context) (time.Duration, error) {
+	agent, err := x.s.cfg.Auth.Agent(ctx)
+	if err != nil {
+		if transient(err) {
+			return x.later("resolve the agent's token", err), nil
+		}
+		return 0, err
+	}
+	x.log = x.s.cfg.Log.With(zap.Int64("agent_id", agent.ID), zap.String("project_id", agent.Project.Path))
+	x.follow(agent.Project.Path)
+	x.legacy.put(ctx, agent, x.log)
+
+	head, err := x.s.cfg.Repository.Head(ctx, agent.Project)
+	switch {
+	case err != nil && fault.KindOf(err) == fault.NotFound:
+		return 0, x.reject(agent, "", codes.NotFound, "repository poll failed: project "+agent.Project.Path+": "+err.Error())
+	case err != nil:
+		return x.later("read the head of the configuration project", err), nil
+	case head == "": // an empty repository
+		return x.s.cfg.PollPeriod, nil
+	case head == x.last:
+		x.confirm(agent, head)
+		return x.s.cfg.PollPeriod, nil
+	}
+	return x.fetch(ctx, agent, head)
+}
+
+// fetch reads and sends the file of a new commit.
+func (x *session) fetch(ctx context.Context, agent backend.Agent, commit string) (time.Duration, error) {
+	path, err := agentconfig.Path(agent.Name)
+	if err != nil {
+		return 0, x.reject(agent, commit, codes.FailedPrecondition, err.Error())
+	}
+	data, err := x.s.cfg.Repository.File(ctx, agent.Project, commit, path, x.s.cfg.MaxFileSize)
+	where := path + " at commit " + short(commit) + ": "
+	if err != nil {
+		switch fault.KindOf(err) {
+		case fault.NotFound: // no file is a valid, empty configuration
+			data = nil
+		case fault.FailedPrecondition, fault.InvalidArgument:
+			return 0, x.reject(agent, commit, codes.FailedPrecondition, where+err.Error())
+		default:
+			return x.later("read the configuration file", err), nil
+		}
+	}
+	file, err := agentconfig.Parse(data)
+	if err != nil {
+		return 0, x.reject(agent, commit, codes.FailedPrecondition, where+err.Error())
+	}
+	return x.s.cfg.PollPeriod, x.send(agent, commit, file)
+}
+
+func (x *session) send(agent backend.Agent, commit string, file *agentcfg.ConfigurationFile) error {
+	x.tell(agent, file)
+	x.answered = true
+	err := x.stream.Send(&agentconfiguration.ConfigurationResponse{
+		Configuration: agentconfig.ForAgent(file, agent, x.s.cfg.ExternalURL),
+		CommitId:      commit,
+	})
+	if err != nil {
+		x.s.results.WithLabelValues(resultError).Inc()
+		return err
+	}
+	x.last = commit
+	x.retry.Reset()
+	x.s.refusals.forget(agent.ID)
+	x.s.results.WithLabelValues(resultSent).Inc()
+	x.log.Info("Configuration sent", zap.String("commit_id", commit))
+	if keys := agentconfig.NotForwarded(file); len(keys) > 0 {
+		x.log.Info("Configuration has keys that nothing reads any more", zap.String("commit_id", commit), zap.Strings("keys", keys))
+	}
+	return nil
+}
+
+// tell calls OnConfiguration beside the stream, one call at a time and in order.
+func (x *session) tell(agent backend.Agent, file *agentcfg.ConfigurationFile) {
+	if x.s.cfg.OnConfiguration == nil {
+		return
+	}
+	before, done := x.hook, make(chan struct{})
+	x.hook = done
+	// The agent may leave at once: what it was sent is reported all the same.
+	ctx := context.WithoutCancel(x.stream.Context())
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		ctx, cancel := context.WithTimeout(ctx, HookTimeout)
+		defer cancel()
+		x.s.cfg.OnConfiguration(ctx, agent, file)
+	}()
+}
+
+// reject ends the stream because of something that only the user can mend.
+func (x *session) reject(agent backend.Agent, commit string, code codes.Code, text string) error {
+	text = "Config: " + text
+	if len(text) > maxStatus {
+		text = strings.ToValidUTF8(text[:maxStatus], "") + "…"
+	}
+	x.s.results.WithLabelValues(resultRejected).Inc()
+	log := x.log.Debug // agents ask again and again
+	if x.s.refusals.isNew(agent.ID, text) {
+		log = x.log.Info
+	}
+	log("Configuration rejected", zap.String("commit_id", commit), zap.String("reason", text))
+	return status.Error(code, text)
+}
+
+// later notes a failure that may pass and says when to try again.
+func (x *session) later(what string, err error) time.Duration {
+	delay := x.retry.Next()
+	if fault.KindOf(err) != fault.Canceled {
+		x.s.results.WithLabelValues(resultError).Inc()
+		x.log.Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))
+	}
+	return delay
+}
+
+// confirm tells the agent that the commit it has is still the newest.
+func (x *session) confirm(agent backend.Agent, commit string) {
+	x.s.refusals.forget(agent.ID)
+	if x.answered {
+		return
+	}
+	x.answered = true
+	if err := x.stream.SendHeader(metadata.Pairs(agentconfig.CurrentHeader, commit)); err != nil {
+		x.log.Debug("Header was not sent", zap.Error(err))
+	}
+}
+
+// follow listens to pushes to the project at path; a project may be renamed meanwhile.
+func (x *session) follow(path string) {
+	if x.wake != nil && x.path == path {
+		return
+	}
+	x.leave()
+	x.path = path
+	x.wake, x.leave = x.s.pushes.join(path)
+}
+
+// wait returns true when it is time to check again and false when the stream is to end.
+func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan struct{}) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	refresh := time.NewTicker(refreshPeriod)
+	defer refresh.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-x.wake:
+			return true
+		case <-changed:
+			changed = nil
+			timer.Reset(rand.N(settle))
+		case <-refresh.C:
+			x.legacy.refresh(ctx, x.log)
+		}
+	}
+}
+
+// end waits for what the stream started and undoes what it registered.
+func (x *session) end() {
+	x.leave()
+	x.legacy.remove(x.stream.Context(), x.log)
+	if x.hook != nil {
+		<-x.hook
+	}
+}
+
+// transient says that a token may be resolved later, though not now.
+func transient(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Unavailable, fault.Internal, fault.Canceled, fault.DeadlineExceeded:
+		return true
+	default:
+		return false
+	}
+}
+
+func short(commit string) string { return commit[:min(len(commit), 8)] }

@@ -1,0 +1,206 @@
+package httpgrpc
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"gitlab.com/agentk/agentk/api/grpctool"
+	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/frame"
+)
+
+// maxInformational bounds the 1xx headers before the response, which are skipped.
+const maxInformational = 5
+
+// response reads the frames of the response in their only legal order: header, data, trailer.
+func (e *requesterExchange) response() error {
+	if err := e.responseHeader(); err != nil {
+		return err
+	}
+	for {
+		m, err := e.next()
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.member == frame.HTTPTrailer:
+			m.data.Free()
+			return e.responseEnd()
+		case m.member == frame.HTTPData && e.res.Status != http.StatusSwitchingProtocols:
+			if err := e.responseData(m); err != nil {
+				return err
+			}
+		default:
+			m.data.Free()
+			return e.broken("frame %d inside a response with status %d", m.member, e.res.Status)
+		}
+	}
+}
+
+// next returns the next frame. Before it waits, what was written goes out: a lone byte is never delayed, a burst is one write.
+func (e *requesterExchange) next() (inbound, error) {
+	select {
+	case m, ok := <-e.in:
+		return e.checked(m, ok)
+	default:
+	}
+	if e.unflushed {
+		e.unflushed = false
+		if err := e.rc.Flush(); err != nil {
+			return inbound{}, &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+		}
+	}
+	select {
+	case m, ok := <-e.in:
+		return e.checked(m, ok)
+	case <-e.failed:
+		return inbound{}, e.failure()
+	}
+}
+
+// checked turns the end of the call into an error: it must not come before the response trailer. A failure of the sending side
+// is the better explanation of it.
+func (e *requesterExchange) checked(m inbound, ok bool) (inbound, error) {
+	if ok && m.err == nil {
+		return m, nil
+	}
+	err := m.err
+	if !ok {
+		err = io.EOF
+	}
+	why := e.failure()
+	switch {
+	case why == nil:
+		return inbound{}, e.streamError(StageRead, err)
+	case why.Hop == hopClient, errors.Is(err, io.EOF), e.ctx.Err() == nil && fault.KindOf(err) == fault.Canceled:
+		return inbound{}, why
+	default:
+		return inbound{}, e.streamError(why.Stage, err)
+	}
+}
+
+func (e *requesterExchange) broken(format string, args ...any) error {
+	return e.streamError(StageRead, protocolError(format, args...))
+}
+
+// responseHeader reads the header and writes it to the client, unless it is that of an upgrade: that waits for the trailer.
+func (e *requesterExchange) responseHeader() error {
+	for range maxInformational {
+		m, err := e.next()
+		if err != nil {
+			return err
+		}
+		var f grpctool.HttpResponse
+		if m.member == frame.HTTPHeader {
+			err = frame.Unmarshal(m.data, &f)
+		}
+		m.data.Free()
+		if err != nil {
+			return e.broken("the response header cannot be read")
+		}
+		resp := f.GetHeader().GetResponse()
+		if resp == nil {
+			return e.broken("frame %d instead of a response header", m.member)
+		}
+		status := int(resp.GetStatusCode())
+		if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+			continue
+		}
+		if status < 100 || status > 999 {
+			return e.broken("status %d", status)
+		}
+		if status == http.StatusSwitchingProtocols && !e.upgrade {
+			return e.broken("an upgrade that nobody asked for")
+		}
+		peer, err := FromKeyValues(resp.GetHeader())
+		if err != nil {
+			return e.broken("%v", err)
+		}
+		return e.writeHeader(status, peer)
+	}
+	return e.broken("too many informational responses")
+}
+
+func (e *requesterExchange) writeHeader(status int, peer http.Header) error {
+	length, err := contentLength(peer)
+	if err != nil {
+		return e.broken("%v", err)
+	}
+	e.declared = length
+	e.bodyless = e.x.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
+	e.res.Status = status
+	if status == http.StatusSwitchingProtocols {
+		e.switching = peer
+		return nil
+	}
+	h := e.w.Header()
+	e.x.Respond(status, peer)
+	if _, ok := h["Content-Type"]; !ok {
+		// The type of a body is the cluster's to say, never guessed from its bytes.
+		h["Content-Type"] = nil
+	}
+	if !e.bodyEnd.Load() {
+		h.Set(headerConnection, "close")
+	}
+	e.w.WriteHeader(status)
+	e.res.Committed = true
+	e.unflushed = true
+	return nil
+}
+
+// contentLength reads the one legal Content-Length; -1 without. Two of them, or one that is no number, could make two readers
+// of the connection disagree about where the response ends.
+func contentLength(h http.Header) (int64, error) {
+	values := h["Content-Length"]
+	if len(values) == 0 {
+		return -1, nil
+	}
+	n, err := strconv.ParseUint(values[0], 10, 63)
+	if err != nil || len(values) > 1 {
+		return 0, errors.New("invalid Content-Length")
+	}
+	return int64(n), nil
+}
+
+func (e *requesterExchange) responseData(m inbound) error {
+	payload, err := frame.Unwrap(m.data, frame.HTTPData)
+	if err != nil {
+		return e.broken("%v", err)
+	}
+	defer payload.Free()
+	n := int64(payload.Len())
+	if n == 0 {
+		return nil
+	}
+	if e.bodyless {
+		return e.broken("a body with status %d to %s", e.res.Status, e.x.Method)
+	}
+	if e.declared >= 0 && e.res.Received+n > e.declared {
+		return e.broken("more body than its Content-Length")
+	}
+	e.unflushed = true
+	for _, b := range payload {
+		if _, err := e.w.Write(b.ReadOnlyData()); err != nil {
+			return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+		}
+	}
+	e.res.Received += n
+	return nil
+}
+
+// responseEnd ends a complete response. What the peer says after its trailer does not matter to the client any more.
+func (e *requesterExchange) responseEnd() error {
+	if e.res.Status == http.StatusSwitchingProtocols {
+		return e.pipe()
+	}
+	if e.declared >= 0 && !e.bodyless && e.res.Received != e.declared {
+		return e.broken("less body than its Content-Length")
+	}
+	if e.upgrade && e.awaitBody() {
+		// A refused upgrade: the peer waits for this before it ends the call.
+		e.closeSend()
+	}
+	return nil
+}

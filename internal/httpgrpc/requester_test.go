@@ -1,0 +1,559 @@
+package httpgrpc_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
+	"gitlab.com/agentk/agentk/internal/httpgrpc/agenttest"
+)
+
+const patience = 10 * time.Second
+
+type script = func(a *agenttest.Agent) error
+
+// outcome is what Do and Finish have said about one exchange.
+type outcome struct {
+	res  httpgrpc.Result
+	err  error
+	done bool
+}
+
+// requesterServer is an HTTP server whose requests go to agents that run scripts.
+type requesterServer struct {
+	*httptest.Server
+	outcomes chan outcome
+	cut      context.CancelCauseFunc
+}
+
+func newRequesterServer(t *testing.T, play script) *requesterServer {
+	t.Helper()
+	base, cut := context.WithCancelCause(t.Context())
+	s := &requesterServer{outcomes: make(chan outcome, 16), cut: cut}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		call := agenttest.Start(t, r.Context(), play)
+		x := &httpgrpc.Exchange{
+			Method: r.Method, Path: r.URL.Path, Query: r.URL.Query(), Header: r.Header,
+			ContentLength: r.ContentLength, Body: r.Body,
+			Respond: func(_ int, peer http.Header) { maps.Copy(w.Header(), peer) },
+		}
+		res, err := (&httpgrpc.Requester{Stream: call, Abort: call.Abort}).Do(r.Context(), w, x)
+		call.Finish(res.Done)
+		s.outcomes <- outcome{res: res, err: err, done: call.Finished()}
+		if err != nil && res.Committed {
+			panic(http.ErrAbortHandler)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		}
+	}))
+	s.Config.BaseContext = func(net.Listener) context.Context { return base }
+	s.Config.ErrorLog = nil
+	s.Start()
+	t.Cleanup(func() {
+		cut(nil)
+		s.Close()
+	})
+	return s
+}
+
+// outcome waits for the end of the next exchange.
+func (s *requesterServer) outcome(t *testing.T) outcome {
+	t.Helper()
+	select {
+	case o := <-s.outcomes:
+		return o
+	case <-time.After(patience):
+		t.Fatal("the exchange does not end")
+		return outcome{}
+	}
+}
+
+// client is a raw HTTP/1.1 connection.
+type client struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (s *requesterServer) dial(t *testing.T) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	return &client{Conn: conn, r: bufio.NewReader(conn)}
+}
+
+func (c *client) send(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *client) response(t *testing.T, method string) *http.Response {
+	t.Helper()
+	resp, err := http.ReadResponse(c.r, &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("read response: %v", err)
+	}
+	return resp
+}
+
+func (c *client) want(t *testing.T, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(c.r, got); err != nil {
+		t.Fatalf("read %q: %v", want, err)
+	}
+	if string(got) != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+}
+
+func (c *client) wantEnd(t *testing.T) {
+	t.Helper()
+	rest, err := io.ReadAll(c.r)
+	var timeout net.Error
+	if len(rest) > 0 || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Fatalf("connection goes on: %q, %v", rest, err)
+	}
+}
+
+func TestRequester_Get(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		h, body, err := a.Whole()
+		if err != nil {
+			return err
+		}
+		if h.GetRequest().GetMethod() != "GET" || h.GetRequest().GetUrlPath() != "/a b" || h.ContentLength == nil || *h.ContentLength != 0 || len(body) > 0 || h.Extra != nil {
+			return fmt.Errorf("request: %v with %d bytes", h, len(body))
+		}
+		return a.Answer(200, "hello", "Content-Type", "text/plain", "X-Two", "2")
+	})
+	resp, err := http.Get(s.URL + "/a%20b?q=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != 200 || string(body) != "hello" || resp.Header.Get("X-Two") != "2" || err != nil {
+		t.Errorf("%v %q %v", resp, body, err)
+	}
+	if o := s.outcome(t); o.err != nil || !o.done || o.res.Received != 5 || o.res.Status != 200 {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+func TestRequester_Body(t *testing.T) {
+	for _, size := range []int{1, 32 << 10, 32<<10 + 1, 1 << 20} {
+		for _, chunked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d chunked=%t", size, chunked), func(t *testing.T) {
+				sent := bytes.Repeat([]byte("x"), size)
+				s := newRequesterServer(t, func(a *agenttest.Agent) error {
+					h, body, err := a.Whole()
+					if err != nil {
+						return err
+					}
+					if want := int64(size); !chunked && *h.ContentLength != want || chunked && *h.ContentLength != -1 {
+						return fmt.Errorf("content_length %d", *h.ContentLength)
+					}
+					return a.Answer(201, fmt.Sprint(len(body)))
+				})
+				var body io.Reader = bytes.NewReader(sent)
+				if chunked {
+					body = io.MultiReader(body)
+				}
+				resp, err := http.Post(s.URL, "text/plain", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, _ := io.ReadAll(resp.Body)
+				if string(got) != fmt.Sprint(size) {
+					t.Errorf("agent got %q bytes", got)
+				}
+				if o := s.outcome(t); o.err != nil || !o.done || o.res.Sent != int64(size) {
+					t.Errorf("outcome %+v", o)
+				}
+			})
+		}
+	}
+}
+
+func TestRequester_FullDuplex(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if _, err := a.Request(); err != nil {
+			return err
+		}
+		if err := a.Respond(200); err != nil {
+			return err
+		}
+		for {
+			member, data, err := a.Recv()
+			if err != nil {
+				return err
+			}
+			if member == agenttest.Trailer {
+				return a.Trailer()
+			}
+			if err := a.Data("echo " + string(data)); err != nil {
+				return err
+			}
+		}
+	})
+	c := s.dial(t)
+	c.send(t, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+	resp := c.response(t, "POST")
+	for _, word := range []string{"a", "b", "c"} {
+		got := make([]byte, len("echo a"))
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != "echo "+word {
+			t.Fatalf("%q, %v", got, err)
+		}
+		if word != "c" {
+			c.send(t, "1\r\n"+string(word[0]+1)+"\r\n")
+		}
+	}
+	c.send(t, "0\r\n\r\n")
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
+		t.Fatalf("%q, %v", rest, err)
+	}
+	if o := s.outcome(t); o.err != nil || !o.done {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+// A watch: each event must arrive although nothing follows it.
+func TestRequester_FlushesLoneBytes(t *testing.T) {
+	next := make(chan string)
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if _, _, err := a.Whole(); err != nil {
+			return err
+		}
+		if err := a.Respond(200); err != nil {
+			return err
+		}
+		for event := range next {
+			if err := a.Data(event); err != nil {
+				return err
+			}
+		}
+		return a.Trailer()
+	})
+	resp, err := http.Get(s.URL) // returns after the header was flushed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for range 3 {
+		next <- "e"
+		got := make([]byte, 1)
+		if _, err := io.ReadFull(resp.Body, got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(next)
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
+		t.Fatalf("%q, %v", rest, err)
+	}
+}
+
+func TestRequester_NoBodyResponses(t *testing.T) {
+	tests := []struct {
+		method string
+		code   int32
+		header []string
+	}{
+		{"HEAD", 200, []string{"Content-Length", "42"}},
+		{"GET", 204, nil},
+		{"GET", 304, []string{"Content-Length", "42"}},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%s %d", tt.method, tt.code), func(t *testing.T) {
+			s := newRequesterServer(t, func(a *agenttest.Agent) error {
+				if _, _, err := a.Whole(); err != nil {
+					return err
+				}
+				return a.Answer(tt.code, "", tt.header...)
+			})
+			c := s.dial(t)
+			for range 2 { // the connection can be used again
+				c.send(t, tt.method+" / HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp := c.response(t, tt.method)
+				if body, err := io.ReadAll(resp.Body); resp.StatusCode != int(tt.code) || err != nil || len(body) > 0 {
+					t.Fatalf("%v, %q, %v", resp, body, err)
+				}
+				if o := s.outcome(t); o.err != nil || !o.done {
+					t.Fatalf("outcome %+v", o)
+				}
+			}
+		})
+	}
+}
+
+func TestRequester_NeverSniffsContentType(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error { return a.Answer(200, "<html><script>") })
+	resp, err := http.Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, ok := resp.Header["Content-Type"]; ok {
+		t.Errorf("Content-Type %q", got)
+	}
+	// The agent answered without half-close of its own; the call is in order all the same.
+	if o := s.outcome(t); o.err != nil || !o.done {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+func TestRequester_StatusAfterTrailerIsIgnored(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if err := a.Answer(200, "all of it"); err != nil {
+			return err
+		}
+		return status.Error(codes.Canceled, "gRPC -> HTTP: request body write: io: read/write on closed pipe")
+	})
+	resp, err := http.Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); string(body) != "all of it" || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+}
+
+// Failures before the response header: an error that names stage and hop, and the client connection lives on.
+func TestRequester_FailsBeforeHeader(t *testing.T) {
+	const prefix = "HTTP->gRPC: failed to read gRPC response: rpc error: "
+	tests := []struct {
+		name string
+		play script
+		want string
+	}{
+		{"status", func(*agenttest.Agent) error { return status.Error(codes.Unavailable, "gRPC -> HTTP: dial") }, prefix + "code = Unavailable desc = gRPC -> HTTP: dial"},
+		{"fault", func(*agenttest.Agent) error { return fault.New(fault.Canceled, fault.Agent, "tunnel lost") }, prefix + "code = Canceled desc = tunnel lost"},
+		{"OK without an answer", func(*agenttest.Agent) error { return nil }, prefix + "code = Internal desc = the agent ended the call"},
+		{"data first", func(a *agenttest.Agent) error { return a.Data("x") }, "broke the protocol: frame 2"},
+		{"trailer first", func(a *agenttest.Agent) error { return a.Trailer() }, "broke the protocol: frame 3"},
+		{"no member", func(a *agenttest.Agent) error { return a.Send(nil) }, "broke the protocol"},
+		{"unknown member", func(a *agenttest.Agent) error { return a.Send([]byte{0x2a, 0}) }, "broke the protocol"},
+		{"not protobuf", func(a *agenttest.Agent) error { return a.Send([]byte{0xff}) }, "broke the protocol"},
+		{"header without response", func(a *agenttest.Agent) error { return a.Send([]byte{0x0a, 0}) }, "broke the protocol"},
+		{"status 42", func(a *agenttest.Agent) error { return a.Respond(42) }, "broke the protocol: status 42"},
+		{"negative status", func(a *agenttest.Agent) error { return a.Respond(-1) }, "broke the protocol"},
+		{"unasked 101", func(a *agenttest.Agent) error { return a.Respond(101) }, "an upgrade that nobody asked for"},
+		{"line break in header", func(a *agenttest.Agent) error { return a.Respond(200, "X", "a\r\nSet-Cookie: b") }, `invalid value of header "X"`},
+		{"bad header name", func(a *agenttest.Agent) error { return a.Respond(200, "X\r\nY", "a") }, "invalid header name"},
+		{"two lengths", func(a *agenttest.Agent) error { return a.Respond(200, "Content-Length", "1", "Content-Length", "2") }, "invalid Content-Length"},
+		{"bad length", func(a *agenttest.Agent) error { return a.Respond(200, "Content-Length", "-1") }, "invalid Content-Length"},
+		{"endless informational", func(a *agenttest.Agent) error {
+			for {
+				if err := a.Respond(103); err != nil {
+					return err
+				}
+			}
+		}, "too many informational"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newRequesterServer(t, tt.play)
+			c := s.dial(t)
+			for range 2 {
+				c.send(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp := c.response(t, "GET")
+				body, _ := io.ReadAll(resp.Body)
+				if resp.StatusCode != http.StatusBadGateway || !strings.Contains(string(body), tt.want) {
+					t.Fatalf("%d %q, want %q", resp.StatusCode, body, tt.want)
+				}
+				o := s.outcome(t)
+				var failure *httpgrpc.Error
+				if !errors.As(o.err, &failure) || failure.Hop != fault.Agent || o.done || o.res.Committed {
+					t.Fatalf("outcome %+v", o)
+				}
+			}
+		})
+	}
+}
+
+// Failures after the response header: the client must see that the body is not complete.
+func TestRequester_FailsAfterHeader(t *testing.T) {
+	begun := func(then script, header ...string) script {
+		return func(a *agenttest.Agent) error {
+			if err := a.Respond(200, header...); err != nil {
+				return err
+			}
+			if err := a.Data("part"); err != nil {
+				return err
+			}
+			return then(a)
+		}
+	}
+	tests := []struct {
+		name string
+		play script
+	}{
+		{"OK without trailer", begun(func(*agenttest.Agent) error { return nil })},
+		{"status", begun(func(*agenttest.Agent) error { return status.Error(codes.Canceled, "context canceled") })},
+		{"second header", begun(func(a *agenttest.Agent) error { return a.Respond(200) })},
+		{"upgrade data", begun(func(a *agenttest.Agent) error { return a.Upgraded("x") })},
+		{"malformed data", begun(func(a *agenttest.Agent) error { return a.Send([]byte{0x12, 0x02, 0x0a, 0x7f}) })},
+		{"more than its length", begun(func(a *agenttest.Agent) error { return a.Data("more") }, "Content-Length", "6")},
+		{"less than its length", begun(func(a *agenttest.Agent) error { return a.Trailer() }, "Content-Length", "6")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newRequesterServer(t, tt.play)
+			resp, err := http.Get(s.URL)
+			if err == nil {
+				defer resp.Body.Close()
+				var body []byte
+				body, err = io.ReadAll(resp.Body)
+				if err == nil {
+					t.Errorf("%q looks complete", body)
+				}
+			}
+			if o := s.outcome(t); o.err == nil || o.done || !o.res.Committed {
+				t.Errorf("outcome %+v", o)
+			}
+		})
+	}
+}
+
+func TestRequester_BodyForHead(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error { return a.Answer(200, "body") })
+	c := s.dial(t)
+	c.send(t, "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if o := s.outcome(t); o.err == nil || o.done {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+func TestRequester_ClientGone(t *testing.T) {
+	for _, committed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("committed=%t", committed), func(t *testing.T) {
+			reached := make(chan struct{})
+			s := newRequesterServer(t, func(a *agenttest.Agent) error {
+				if _, _, err := a.Whole(); err != nil {
+					return err
+				}
+				if committed {
+					if err := a.Respond(200); err != nil {
+						return err
+					}
+				}
+				close(reached)
+				<-a.Ctx.Done() // the call must be cancelled
+				return a.Ctx.Err()
+			})
+			c := s.dial(t)
+			c.send(t, "GET /watch HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-reached
+			if committed {
+				_ = c.response(t, "GET")
+			}
+			_ = c.Close()
+			o := s.outcome(t)
+			var failure *httpgrpc.Error
+			if !errors.As(o.err, &failure) || failure.Hop != fault.Client || o.done {
+				t.Errorf("outcome %+v", o)
+			}
+		})
+	}
+}
+
+func TestRequester_ClientAbortsUpload(t *testing.T) {
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if _, err := a.Request(); err != nil {
+			return err
+		}
+		_, err := a.Body(false)
+		return err
+	})
+	c := s.dial(t)
+	c.send(t, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	_ = c.Close()
+	o := s.outcome(t)
+	var failure *httpgrpc.Error
+	if !errors.As(o.err, &failure) || failure.Hop != fault.Client || failure.Stage != httpgrpc.StageReadBody || o.done {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+// The cluster answers and reads no more of the body; the client is still sending and gets the answer.
+func TestRequester_EarlyAnswer(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		t.Run(fmt.Sprintf("agent ends the call=%t", ends), func(t *testing.T) {
+			s := newRequesterServer(t, func(a *agenttest.Agent) error {
+				if _, err := a.Request(); err != nil {
+					return err
+				}
+				if err := a.Answer(413, "too big"); err != nil {
+					return err
+				}
+				if !ends {
+					<-a.Ctx.Done()
+				}
+				return status.Error(codes.Canceled, "gRPC -> HTTP: request body write")
+			})
+			c := s.dial(t)
+			c.send(t, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nbegin")
+			resp := c.response(t, "POST")
+			if body, err := io.ReadAll(resp.Body); resp.StatusCode != 413 || string(body) != "too big" || err != nil {
+				t.Errorf("%v, %q, %v", resp, body, err)
+			}
+			if !resp.Close {
+				t.Error("a connection with the rest of a body on it must close")
+			}
+			if o := s.outcome(t); o.err != nil || o.done || o.res.Status != 413 {
+				t.Errorf("outcome %+v", o)
+			}
+			c.wantEnd(t)
+		})
+	}
+}
+
+func TestRequester_SlowClientHoldsItsOwnStreamOnly(t *testing.T) {
+	const frames = 4096
+	sent := make(chan int, 1)
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if err := a.Respond(200); err != nil {
+			return err
+		}
+		for i := range frames {
+			if err := a.Data(strings.Repeat("x", 32<<10)); err != nil {
+				sent <- i
+				return err
+			}
+		}
+		sent <- frames
+		return a.Trailer()
+	})
+	c := s.dial(t)
+	c.send(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	_ = c.response(t, "GET") // and reads nothing of the body
+	s.cut(fault.New(fault.Unavailable, fault.Kas, "kas is shutting down"))
+	s.CloseClientConnections()
+	o := s.outcome(t)
+	if n := <-sent; o.err == nil || n == frames {
+		t.Errorf("outcome %+v after %d frames", o, n)
+	}
+}

@@ -1,0 +1,130 @@
+package httpgrpc
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"gitlab.com/agentk/agentk/api/grpctool"
+	"gitlab.com/agentk/agentk/api/prototool"
+	"gitlab.com/agentk/agentk/internal/frame"
+)
+
+const (
+	// maxChunk is the largest data frame sent.
+	maxChunk = 32 << 10
+	// idleChunk is what a read may use while little data comes, so that thousands of idle watches stay cheap.
+	idleChunk = 4 << 10
+	// smallRead is up to which size a read is copied out of its buffer instead of giving the buffer away.
+	smallRead = 1 << 10
+)
+
+// respond passes the answer on. It returns once the requester has everything.
+func (x *served) respond(resp *http.Response) error {
+	defer func() { _ = resp.Body.Close() }()
+	switching := resp.StatusCode == http.StatusSwitchingProtocols
+	if switching && !x.frames.upgrade {
+		return errors.New("answer 101 to a request that asked for no upgrade")
+	}
+	if err := x.sendHeader(resp); err != nil {
+		return err
+	}
+	if switching {
+		if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
+			return err
+		}
+		conn, ok := resp.Body.(io.ReadWriteCloser)
+		if !ok {
+			return status.Error(codes.Internal, "answer 101 without a connection to write to")
+		}
+		return x.pipe(conn)
+	}
+	chunk := idleChunk
+	if resp.ContentLength > idleChunk {
+		chunk = maxChunk
+	}
+	if err := x.copy(resp.Body, frame.HTTPData, chunk); err != nil {
+		return atStep("read HTTP response body", err)
+	}
+	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
+		return err
+	}
+	return x.drain()
+}
+
+func (x *served) sendHeader(resp *http.Response) error {
+	msg, err := frame.Marshal(&grpctool.HttpResponse{Message: &grpctool.HttpResponse_Header_{Header: &grpctool.HttpResponse_Header{
+		Response: &prototool.HttpResponse{
+			StatusCode: int32(resp.StatusCode),
+			Status:     resp.Status,
+			Header:     ToKeyValues(resp.Header),
+		},
+	}}})
+	if err != nil {
+		return status.Errorf(codes.Internal, "response header: %v", err)
+	}
+	return x.stream.Send(msg)
+}
+
+// copy sends what it reads, each read at once. Errors of sending are sendErrors; others come from reading.
+func (x *served) copy(from io.Reader, member protowire.Number, chunk int) error {
+	pool := mem.DefaultBufferPool()
+	for {
+		buf := pool.Get(chunk)
+		n, err := from.Read(*buf)
+		full := n == chunk
+		payload := take(pool, buf, n)
+		if n > 0 {
+			if err := x.stream.Send(frame.Wrap(member, payload)); err != nil {
+				return &sendError{err}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case full:
+			chunk = maxChunk
+		case n < idleChunk:
+			chunk = idleChunk
+		}
+	}
+}
+
+// take turns the first n bytes of buf into a payload that frees itself.
+func take(pool mem.BufferPool, buf *[]byte, n int) mem.BufferSlice {
+	if n <= smallRead {
+		small := make(mem.SliceBuffer, n)
+		copy(small, *buf)
+		pool.Put(buf)
+		return mem.BufferSlice{small}
+	}
+	*buf = (*buf)[:n]
+	return mem.BufferSlice{mem.NewBuffer(buf, pool)}
+}
+
+// drain waits until the requester has sent its body, which nobody reads any more; what it does wrong from here on does not
+// matter. After a refused upgrade there is nothing to wait for: whatever follows is not received at all.
+func (x *served) drain() error {
+	if x.body == nil || x.frames.upgrade {
+		return nil
+	}
+	_ = x.body.Close()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
+	select {
+	case <-x.body.done:
+	case <-timer.C:
+	case <-x.ctx.Done():
+	}
+	return nil
+}

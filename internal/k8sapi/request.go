@@ -1,0 +1,50 @@
+package k8sapi
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
+	"gitlab.com/agentk/agentk/internal/version"
+)
+
+// prefixes of header names, in canonical form. Every later character counts as well: Impersonate-Extra-*, X-Remote-Group, ...
+const (
+	impersonatePrefix = "Impersonate-"
+	remotePrefix      = "X-Remote-"
+)
+
+// prepare returns what is sent to the API server: the same request at the API server's address, without what speaks about
+// another connection or another trust. req is not changed.
+func (c *Client) prepare(req *http.Request, escapedPath string) (*http.Request, error) {
+	if req.Method == http.MethodConnect || req.Method == http.MethodTrace {
+		return nil, refuse("method %s is not supported", req.Method)
+	}
+	u := &url.URL{Scheme: c.base.Scheme, Host: c.base.Host, Path: req.URL.Path, RawQuery: req.URL.RawQuery}
+	if escapedPath != "" {
+		u.RawPath = escapedPath
+		if u.EscapedPath() != escapedPath { // it does not decode to Path, or is no valid encoding
+			return nil, refuse("escaped path does not match the path")
+		}
+	}
+	for _, name := range httpgrpc.ConnectionTokens(req.Header) {
+		if strings.HasPrefix(name, impersonatePrefix) {
+			return nil, refuse("Connection header lists %s", name)
+		}
+	}
+	out := req.Clone(req.Context())
+	out.URL, out.Host = u, ""
+	upgrade := httpgrpc.UpgradeOf(out.Header)
+	httpgrpc.RemoveHopByHop(out.Header)
+	httpgrpc.RestoreUpgrade(out.Header, upgrade)
+	for name := range out.Header {
+		if strings.HasPrefix(name, remotePrefix) {
+			delete(out.Header, name)
+		}
+	}
+	out.Header.Del("Authorization")
+	out.Header.Del("Host")
+	out.Header.Add("Via", "gRPC/1.0 "+version.Agentk())
+	return out, nil
+}

@@ -1,0 +1,111 @@
+package k8sproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = time.Minute
+	// maxHeaderBytes fits 10 000 header fields of usual size, and stays below the 4 MiB that older agents take as one message.
+	maxHeaderBytes = 1 << 20
+)
+
+// errStopping is why requests end that are still there when the shutdown grace period is over.
+var errStopping = fault.New(fault.Unavailable, fault.Kas, "kas is shutting down")
+
+// Serve serves ln until ctx ends, and then in order: new connections are accepted for the listen grace period, requests may
+// finish for the shutdown grace period, what is left is cut. It returns when nothing is served any more. ln may be a TLS
+// listener; its ALPN must offer http/1.1 only, since upgrades need a connection of their own.
+func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(errStopping)
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	errorLog, err := zap.NewStdLogAt(p.cfg.Log.Named("http"), zap.DebugLevel)
+	if err != nil {
+		return fmt.Errorf("kubernetes proxy log: %w", err)
+	}
+	server := &http.Server{
+		Handler:           p,
+		Protocols:         protocols,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          errorLog,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		// OPTIONS * is a request like any other: refused or answered by the handler.
+		DisableGeneralOptionsHandler: true,
+	}
+	watching, stopWatching := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stopWatching()
+	background.Go(func() { p.watch(watching) })
+
+	served := make(chan error, 1)
+	background.Go(func() { served <- server.Serve(ln) })
+	select {
+	case err := <-served:
+		cut(errStopping)
+		_ = server.Close()
+		<-p.inflight.wait()
+		return fmt.Errorf("serve the kubernetes proxy: %w", err)
+	case <-ctx.Done():
+	}
+	return p.stop(server, served, cut)
+}
+
+func (p *Proxy) stop(server *http.Server, served <-chan error, cut context.CancelCauseFunc) error {
+	if p.cfg.ListenGracePeriod > 0 {
+		grace := time.NewTimer(p.cfg.ListenGracePeriod)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+		case err := <-served:
+			p.cfg.Log.Warn("Kubernetes proxy listener ended before its grace period", zap.Error(err))
+		}
+	}
+	grace, cancel := context.WithTimeout(context.Background(), max(p.cfg.ShutdownGracePeriod, 0))
+	defer cancel()
+	err := server.Shutdown(grace)
+	if err == nil {
+		select {
+		case <-p.inflight.wait():
+		case <-grace.Done():
+		}
+	}
+	cut(errStopping)
+	if closeErr := server.Close(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		err = closeErr
+	}
+	<-p.inflight.wait()
+	return err
+}
+
+// watch empties the cache whenever the backend's answers may have changed.
+func (p *Proxy) watch(ctx context.Context) {
+	if p.cfg.Changed == nil {
+		return
+	}
+	for {
+		// The channel is taken first: a change between the two only empties the cache once more.
+		changed := p.cfg.Changed()
+		p.Invalidate()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package k8sproxy
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"strings"
+
+	"google.golang.org/grpc/metadata"
+
+	"gitlab.com/agentk/agentk/internal/version"
+)
+
+const (
+	headerTraceparent = "Traceparent"
+	traceIDLen        = 32
+	spanIDLen         = 16
+	// traceparentLen is the length of version 00: version, trace id, span id and flags with dashes between.
+	traceparentLen = 2 + 1 + traceIDLen + 1 + spanIDLen + 1 + 2
+)
+
+// trace names a request in logs, in error messages, and towards the agent.
+type trace struct {
+	id, span, flags string
+}
+
+// traceOf takes over the W3C trace id of the client, or makes one.
+func traceOf(h http.Header) trace {
+	t := trace{id: randomHex(traceIDLen), span: randomHex(spanIDLen), flags: "00"}
+	values := h[headerTraceparent]
+	if len(values) != 1 || len(values[0]) != traceparentLen {
+		return t
+	}
+	parts := strings.Split(values[0], "-")
+	if len(parts) == 4 && parts[0] == "00" && isID(parts[1], traceIDLen) && isID(parts[2], spanIDLen) && isHex(parts[3]) {
+		t.id, t.flags = parts[1], parts[3]
+	}
+	return t
+}
+
+// meta is all that the agent is told beside the request. It holds no credential.
+func (t trace) meta() metadata.MD {
+	return metadata.Pairs("traceparent", "00-"+t.id+"-"+t.span+"-"+t.flags, "user-agent", version.Kas())
+}
+
+func isID(s string, length int) bool {
+	return len(s) == length && isHex(s) && strings.Trim(s, "0") != ""
+}
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
+
+func randomHex(length int) string {
+	b := make([]byte, length/2)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

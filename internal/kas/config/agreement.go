@@ -1,0 +1,91 @@
+package config
+
+import (
+	"gitlab.com/agentk/agentk/api/kascfg"
+	"gitlab.com/agentk/agentk/internal/rules"
+)
+
+// checkSections finds the mandatory sections that are missing. Beside no GitLab none of them is mandatory.
+func checkSections(f *kascfg.ConfigurationFile) []rules.Violation {
+	if f.Standalone != nil {
+		return nil
+	}
+	var found []rules.Violation
+	for _, s := range []struct {
+		name    string
+		present bool
+	}{
+		{"gitlab", f.Gitlab != nil},
+		{"redis", f.Redis != nil},
+		{"api", f.Api != nil},
+		{"private_api", f.PrivateApi != nil},
+	} {
+		if !s.present {
+			found = append(found, rules.Violation{Path: s.name, Msg: `must be present, unless there is a "standalone" section`})
+		}
+	}
+	return found
+}
+
+// pemPair is a certificate and its key, as several sections have them.
+type pemPair interface {
+	GetCertificateFile() string
+	GetKeyFile() string
+}
+
+// checkAgreement finds parts of a file with defaults that contradict each other.
+func checkAgreement(f *kascfg.ConfigurationFile) []rules.Violation {
+	var found []rules.Violation
+	for _, p := range []struct {
+		path string
+		pair pemPair
+	}{
+		{"agent.listen", f.GetAgent().GetListen()},
+		{"agent.kubernetes_api.listen", f.GetAgent().GetKubernetesApi().GetListen()},
+		{"observability.listen", f.GetObservability().GetListen()},
+		{"redis.tls", f.GetRedis().GetTls()},
+		{"redis.sentinel.tls", f.GetRedis().GetSentinel().GetTls()},
+		{"api.listen", f.GetApi().GetListen()},
+		{"private_api.listen", f.GetPrivateApi().GetListen()},
+	} {
+		if (p.pair.GetCertificateFile() == "") != (p.pair.GetKeyFile() == "") {
+			found = append(found, rules.Violation{Path: p.path, Msg: "certificate_file and key_file must be given both or not at all"})
+		}
+	}
+	a := f.GetAgent()
+	if a.GetRedisConnInfoRefresh().AsDuration() >= a.GetRedisConnInfoTtl().AsDuration() {
+		found = append(found, rules.Violation{Path: "agent.redis_conn_info_refresh", Msg: "must be less than agent.redis_conn_info_ttl"})
+	}
+	return found
+}
+
+// findUnsupported lists the sections that have no effect in this version.
+func findUnsupported(f *kascfg.ConfigurationFile) []rules.Violation {
+	const later = "not supported yet, has no effect"
+	a, o := f.GetAgent(), f.GetObservability()
+	var found []rules.Violation
+	for _, s := range []struct {
+		path    string
+		present bool
+		msg     string
+	}{
+		{"agent.gitops", a.GetGitops() != nil, later},
+		{"agent.kubernetes_api.websocket_token_secret_file", a.GetKubernetesApi().GetWebsocketTokenSecretFile() != "", later},
+		{"agent.receptive_agent", a.GetReceptiveAgent() != nil, later},
+		{"agent.remote_development", a.GetRemoteDevelopment() != nil, later},
+		{"observability.event_reporting_period", o.GetEventReportingPeriod() != nil, later},
+		{"observability.google_profiler", o.GetGoogleProfiler().GetEnabled(), later},
+		{"observability.sentry", o.GetSentry().GetDsn() != "", later},
+		{"observability.tracing", o.GetTracing() != nil, later},
+		{"redis", f.Redis != nil, "a shared store is not supported yet; this kas must run single"},
+		{"autoflow", f.Autoflow != nil, later},
+		{"workspaces", f.GetWorkspaces().GetEnabled(), later},
+		{"config.command", f.GetConfig().GetCommand() != "", later},
+		{"events_platform", f.EventsPlatform != nil, later},
+	} {
+		if s.present {
+			found = append(found, rules.Violation{Path: s.path, Msg: s.msg})
+		}
+	}
+	return found
+}

@@ -1,0 +1,326 @@
+// Package kas is the object graph of the server: what exists, in which order it starts, and in which order it stops.
+package kas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"gitlab.com/agentk/agentk/api/agentconfiguration"
+	"gitlab.com/agentk/agentk/api/agentregistrar"
+	"gitlab.com/agentk/agentk/api/kascfg"
+	"gitlab.com/agentk/agentk/api/reversetunnel"
+	"gitlab.com/agentk/agentk/internal/agentauth"
+	"gitlab.com/agentk/agentk/internal/agentconfig"
+	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
+	"gitlab.com/agentk/agentk/internal/agentserver"
+	"gitlab.com/agentk/agentk/internal/k8sproxy"
+	"gitlab.com/agentk/agentk/internal/kas/config"
+	"gitlab.com/agentk/agentk/internal/listen"
+	registrarserver "gitlab.com/agentk/agentk/internal/registrar/server"
+	"gitlab.com/agentk/agentk/internal/route"
+	"gitlab.com/agentk/agentk/internal/rules"
+	"gitlab.com/agentk/agentk/internal/standalone"
+	"gitlab.com/agentk/agentk/internal/store"
+	"gitlab.com/agentk/agentk/internal/telemetry"
+	"gitlab.com/agentk/agentk/internal/tunnel"
+	"gitlab.com/agentk/agentk/internal/version"
+	"gitlab.com/agentk/agentk/internal/wsconn"
+)
+
+// server holds the parts while they are put together.
+type server struct {
+	cfg      *config.Config
+	file     *kascfg.ConfigurationFile
+	log      *zap.Logger
+	registry *prometheus.Registry
+	ready    telemetry.Probes
+
+	store   *store.Memory
+	backend *standalone.Backend
+	auth    *agentauth.Authenticator
+	tunnels *tunnel.Registry
+
+	configs *configserver.Server
+	agents  *agentserver.Server
+	proxy   *k8sproxy.Proxy // nil: no section kubernetes_api
+	observe *telemetry.Server
+
+	agentAddr, proxyAddr, observeAddr net.Addr
+	proxyListener, observeListener    net.Listener
+	// opened are the listeners to close when the start fails half-way.
+	opened []net.Listener
+}
+
+// Run runs kas until ctx ends, and stops it in order. Errors name what could not be started or what failed.
+func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
+	s := &server{cfg: cfg, file: cfg.File, log: log.Logger, registry: telemetry.NewRegistry(telemetry.Kas)}
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"store", s.newStore},
+		{"standalone backend", s.newBackend},
+		{"agent authentication", s.newAuth},
+		{"agent services", s.newAgentServices},
+		{"agent listener", s.newAgentServer},
+		{"Kubernetes API proxy", s.newProxy},
+		{"observability", s.newObservability},
+	} {
+		if err := step.do(ctx); err != nil {
+			for _, l := range s.opened {
+				_ = l.Close()
+			}
+			return fmt.Errorf("start %s: %w", step.what, err)
+		}
+	}
+	s.announce()
+	return s.run(ctx)
+}
+
+// run starts all parts and stops them again. What serves requests stops first and on its own time; what it needs goes on until
+// then.
+func (s *server) run(ctx context.Context) error {
+	serving, stopServing := context.WithCancelCause(ctx)
+	defer stopServing(nil)
+	base, stopBase := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopBase(nil)
+
+	var below errgroup.Group
+	for _, part := range []func(context.Context) error{s.backend.Run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runObservability} {
+		below.Go(func() error {
+			err := part(base)
+			if err != nil {
+				stopServing(err)
+			}
+			return err
+		})
+	}
+	var above errgroup.Group
+	for _, part := range []func(context.Context) error{s.runAgents, s.runProxy} {
+		above.Go(func() error {
+			err := part(serving)
+			if err != nil {
+				stopServing(err)
+			}
+			return err
+		})
+	}
+	err := above.Wait()
+	stopBase(nil)
+	err = errors.Join(err, below.Wait())
+	s.log.Info("kas stopped")
+	return err
+}
+
+func (s *server) newStore(context.Context) error {
+	s.store = store.NewMemory(store.MemoryConfig{})
+	return nil
+}
+
+func (s *server) newBackend(context.Context) error {
+	if !s.cfg.Standalone() {
+		return errors.New("section standalone is missing: this version of kas does not stand beside a GitLab yet")
+	}
+	var err error
+	s.backend, err = standalone.New(standalone.Config{
+		File: s.file.Standalone, Parse: agentconfig.Parse, ConfigPath: s.cfg.Path,
+		MaxConfigFileSize: int64(s.file.Agent.Configuration.MaxConfigurationFileSize),
+		Reload: func() (*kascfg.StandaloneCF, error) {
+			cfg, err := config.Load(s.cfg.Path)
+			if err != nil {
+				return nil, err
+			}
+			return cfg.File.Standalone, nil
+		},
+		OnPush: func(project string) {
+			// The memory store never fails and never waits.
+			_ = s.store.Publish(context.Background(), project)
+		},
+		Log: s.named("standalone"), Registerer: s.registry,
+	})
+	return err
+}
+
+func (s *server) newAuth(context.Context) error {
+	listen := s.file.Agent.Listen
+	var err error
+	s.auth, err = agentauth.New(agentauth.Config{
+		// The standalone backend answers from memory: nothing is gained by believing an older answer.
+		Backend: s.backend, CacheTTL: 0, ErrorTTL: 0,
+		Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
+		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
+		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,
+	})
+	return err
+}
+
+func (s *server) newAgentServices(context.Context) error {
+	s.tunnels = tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: s.registry})
+	var err error
+	s.configs, err = configserver.New(configserver.Config{
+		Auth: s.auth, AgeLimit: agentauth.AgeLimit, Repository: s.backend, Pushes: s.store, Changes: s.backend, Registry: s.store,
+		ExternalURL: s.file.GetGitlab().GetExternalUrl(),
+		PollPeriod:  s.file.Agent.Configuration.PollPeriod.AsDuration(),
+		MaxFileSize: int64(s.file.Agent.Configuration.MaxConfigurationFileSize),
+		Log:         s.named("agent_configuration"), Registerer: s.registry,
+	})
+	return err
+}
+
+func (s *server) newAgentServer(ctx context.Context) error {
+	cf := s.file.Agent.Listen
+	registrar, err := registrarserver.New(registrarserver.Config{
+		Auth: s.auth, Registry: s.store, TTL: s.file.Agent.RedisConnInfoTtl.AsDuration(), Log: s.named("agent_registrar"), Registerer: s.registry,
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := s.listen(ctx, listen.Config{Network: cf.GetNetwork(), Address: cf.Address})
+	if err != nil {
+		return err
+	}
+	s.agentAddr = ln.Addr()
+	mux := wsconn.MuxConfig{
+		Listener: ln, WebSocket: cf.Websocket, Server: version.Kas(),
+		KubernetesAPI: s.file.Standalone.GetKubernetesApiUrl(), Log: s.named("agent_listener"),
+	}
+	if cf.CertificateFile != "" {
+		if mux.TLS, err = listen.ServerTLS(cf.CertificateFile, cf.KeyFile, nil, s.log); err != nil {
+			return err
+		}
+	}
+	m, err := wsconn.NewMux(mux)
+	if err != nil {
+		return err
+	}
+	proxy := s.file.Agent.KubernetesApi.GetListen()
+	s.agents, err = agentserver.New(agentserver.Config{
+		Mux: m, Auth: s.auth,
+		Register: func(r grpc.ServiceRegistrar) {
+			agentconfiguration.RegisterAgentConfigurationServer(r, s.configs)
+			agentregistrar.RegisterAgentRegistrarServer(r, registrar)
+			reversetunnel.RegisterReverseTunnelServer(r, &tunnelService{auth: s.auth, registry: s.tunnels})
+		},
+		MaxConnectionAge:  cf.MaxConnectionAge.AsDuration(),
+		ListenGracePeriod: cf.ListenGracePeriod.AsDuration(),
+		// Proxied requests that may still run need the agents' streams.
+		DrainTimeout: proxy.GetListenGracePeriod().AsDuration() + proxy.GetShutdownGracePeriod().AsDuration() + agentDrain,
+		Log:          s.named("agent_server"), Registerer: s.registry,
+	})
+	return err
+}
+
+// agentDrain is how long the agents' other calls may take to end at shutdown.
+const agentDrain = 10 * time.Second
+
+func (s *server) newProxy(ctx context.Context) error {
+	cf := s.file.Agent.KubernetesApi
+	if cf == nil {
+		s.log.Info("The configuration has no section agent.kubernetes_api: no Kubernetes API proxy here")
+		return nil
+	}
+	router := route.New(route.Config{Registry: s.tunnels, LastSeen: s.store.LastSeen, Started: time.Now(), Registerer: s.registry})
+	var origins []string
+	if url := s.file.GetGitlab().GetExternalUrl(); url != "" {
+		origins = []string{url}
+	}
+	var err error
+	s.proxy, err = k8sproxy.New(k8sproxy.Config{
+		Log: s.named("kubernetes_api"), Registerer: s.registry, Opener: router, Jobs: s.backend, Changed: s.backend.Changed,
+		URLPathPrefix: cf.UrlPathPrefix, AllowedOrigins: origins,
+		AllowedAgentCacheTTL:      cf.AllowedAgentCacheTtl.AsDuration(),
+		AllowedAgentCacheErrorTTL: cf.AllowedAgentCacheErrorTtl.AsDuration(),
+		ListenGracePeriod:         cf.Listen.ListenGracePeriod.AsDuration(),
+		ShutdownGracePeriod:       cf.Listen.ShutdownGracePeriod.AsDuration(),
+	})
+	if err != nil {
+		return err
+	}
+	l := cf.Listen
+	s.proxyListener, err = s.listen(ctx, listen.Config{
+		Network: l.GetNetwork(), Address: l.Address, CertificateFile: l.CertificateFile, KeyFile: l.KeyFile,
+		ALPN: []string{"http/1.1"}, Log: s.log,
+	})
+	return err
+}
+
+func (s *server) newObservability(ctx context.Context) error {
+	cf := s.file.Observability
+	var err error
+	s.observe, err = telemetry.NewServer(telemetry.ServerConfig{
+		Product: version.Kas(), Registry: s.registry, Readiness: &s.ready,
+		MetricsPath: cf.Prometheus.GetUrlPath(), LivenessPath: cf.LivenessProbe.GetUrlPath(), ReadinessPath: cf.ReadinessProbe.GetUrlPath(),
+		Log: s.named("observability"),
+	})
+	if err != nil {
+		return err
+	}
+	l := cf.Listen
+	s.observeListener, err = s.listen(ctx, listen.Config{
+		Network: l.GetNetwork(), Address: l.Address, CertificateFile: l.GetCertificateFile(), KeyFile: l.GetKeyFile(),
+		ALPN: []string{"http/1.1"}, Log: s.log,
+	})
+	return err
+}
+
+func (s *server) listen(ctx context.Context, cfg listen.Config) (net.Listener, error) {
+	l, err := listen.Open(ctx, cfg)
+	if err == nil {
+		s.opened = append(s.opened, l)
+	}
+	return l, err
+}
+
+func (s *server) named(module string) *zap.Logger {
+	return s.log.With(zap.String(telemetry.ModName, module))
+}
+
+// announce says what is served where, and what of the configuration has no effect.
+func (s *server) announce() {
+	s.log.Info("kas starts", zap.String("version", version.Version), zap.String("commit", version.Commit), zap.Bool("standalone", s.cfg.Standalone()))
+	for _, w := range s.cfg.Warnings {
+		s.log.Warn("Configuration: " + w)
+	}
+	for _, u := range s.cfg.Unsupported {
+		s.log.Warn("Configuration: " + u)
+	}
+	s.up("Agentk API endpoint is up", s.agentAddr, zap.Bool(telemetry.IsWebSocket, s.file.Agent.Listen.Websocket))
+	if s.proxy != nil {
+		s.up("Kubernetes API endpoint is up", s.proxyListener.Addr(), zap.String(telemetry.URLPrefix, s.file.Agent.KubernetesApi.UrlPathPrefix))
+	}
+	s.up("Observability endpoint is up", s.observeListener.Addr())
+}
+
+func (s *server) up(what string, addr net.Addr, more ...zap.Field) {
+	s.log.Info(what, append([]zap.Field{zap.String(telemetry.NetNetwork, addr.Network()), zap.String(telemetry.NetAddress, addr.String())}, more...)...)
+}
+
+func (s *server) runAgents(ctx context.Context) error {
+	toggle := s.ready.Toggle("agentServer")
+	toggle.Set(true)
+	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	defer s.tunnels.Stop() // no stream will come any more: whoever waits for one is told so
+	return s.agents.Run(ctx)
+}
+
+func (s *server) runProxy(ctx context.Context) error {
+	if s.proxy == nil {
+		return nil
+	}
+	toggle := s.ready.Toggle("kubernetesApi")
+	toggle.Set(true)
+	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	return s.proxy.Run(ctx, s.proxyListener)
+}
+
+func (s *server) runObservability(ctx context.Context) error {
+	return s.observe.Run(ctx, s.observeListener)
+}

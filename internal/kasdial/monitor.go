@@ -1,0 +1,250 @@
+package kasdial
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+)
+
+// Change is what happened to the connection.
+type Change uint8
+
+// Changes of the connection.
+const (
+	// Connected: RPCs can be sent.
+	Connected Change = iota + 1
+	// Disconnected: the connection was lost; the next attempt follows.
+	Disconnected
+	// AttemptFailed: there is still no connection.
+	AttemptFailed
+)
+
+func (c Change) String() string {
+	switch c {
+	case Connected:
+		return "connected"
+	case Disconnected:
+		return "disconnected"
+	case AttemptFailed:
+		return "attempt failed"
+	default:
+		return "unknown"
+	}
+}
+
+// Event tells a change of the connection.
+type Event struct {
+	Change Change
+	// Planned: kas asked for a new connection, as it does from time to time; nothing is wrong.
+	Planned bool
+	// Reason is why there is no connection, nil if there is one. It carries no secret.
+	Reason error
+	// NextAttempt is about when the next attempt comes; zero when connected.
+	NextAttempt time.Duration
+}
+
+const (
+	// maxEvents bounds the events that wait for a slow OnState; the oldest states are then lost, never the connection.
+	maxEvents = 64
+	// freshData is how recently kas must have sent something for the end of a connection without an error to be its GOAWAY.
+	// Otherwise gRPC gave up on a silent peer, after at least pingTimeout.
+	freshData = pingTimeout / 2
+)
+
+// monitor knows how the connection stands.
+type monitor struct {
+	cfg      Config
+	address  string
+	events   chan Event
+	attempts *prometheus.CounterVec
+	latency  prometheus.Histogram
+
+	// mu guards the fields below.
+	mu       sync.Mutex
+	failures int // since the last connection
+	current  *watchedConn
+}
+
+func newMonitor(cfg Config, target *url.URL) *monitor {
+	shown := url.URL{Scheme: target.Scheme, Host: target.Host, Path: target.Path}
+	return &monitor{
+		cfg:     cfg,
+		address: shown.String(),
+		events:  make(chan Event, maxEvents),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gitlab_kas_tunnel_connections_total",
+			Help: "Attempts to connect to kas, by result",
+		}, []string{"result"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "gitlab_kas_request_duration_seconds",
+			Help:    "Duration of unary requests to kas",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}),
+	}
+}
+
+func (m *monitor) collectors() []prometheus.Collector {
+	for _, result := range []string{"success", "failure"} {
+		m.attempts.WithLabelValues(result)
+	}
+	return []prometheus.Collector{m.attempts, m.latency}
+}
+
+// timeUnary measures the way to kas and back.
+func (m *monitor) timeUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	start := time.Now()
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	m.latency.Observe(time.Since(start).Seconds())
+	return err
+}
+
+// watch wraps a dialer: attempts are paced and failures told.
+func (m *monitor) watch(p *pacer, dial dialFunc) dialFunc {
+	return func(ctx context.Context, addr string) (netConn, error) {
+		if err := p.wait(ctx, addr); err != nil {
+			return nil, err
+		}
+		conn, err := dial(ctx, addr)
+		if err != nil {
+			m.failed(err)
+			return nil, err
+		}
+		p.succeeded(addr)
+		return conn, nil
+	}
+}
+
+// failed notes an attempt that led to no connection.
+func (m *monitor) failed(err error) {
+	if errors.Is(err, context.Canceled) {
+		return // Close, or a change of addresses
+	}
+	m.attempts.WithLabelValues("failure").Inc()
+	m.mu.Lock()
+	// gRPC's own delay, without its jitter.
+	next := min(time.Duration(float64(baseDelay)*math.Pow(delayFactor, float64(min(m.failures, 10)))), maxDelay)
+	m.failures++
+	m.mu.Unlock()
+	m.tell(Event{Change: AttemptFailed, Reason: err, NextAttempt: next})
+}
+
+// established notes a connection whose peer speaks HTTP/2.
+func (m *monitor) established(c *watchedConn) {
+	m.attempts.WithLabelValues("success").Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failures = 0
+	m.current = c
+}
+
+// follow turns the channel's states into events and keeps the channel connected.
+func (m *monitor) follow(ctx context.Context, conn *grpc.ClientConn) {
+	var reported *watchedConn // the connection last told as connected
+	up := false
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			m.mu.Lock()
+			current := m.current
+			m.mu.Unlock()
+			if up && current != reported && reported != nil && reported.gone() {
+				// It was lost and replaced between two looks.
+				m.tell(m.lost(reported))
+				up = false
+			}
+			if !up {
+				m.tell(Event{Change: Connected})
+			}
+			up, reported = true, current
+		default:
+			if up {
+				m.tell(m.lost(reported))
+			}
+			up = false
+			if state == connectivity.Idle {
+				conn.Connect()
+			}
+		}
+		if state == connectivity.Shutdown || !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+// lost says why a connection that was up is no longer used.
+func (m *monitor) lost(c *watchedConn) Event {
+	e := Event{Change: Disconnected, NextAttempt: maxFirstRetry}
+	err, silent := c.end()
+	switch {
+	case err == nil && silent < freshData:
+		e.Planned, e.Reason = true, errors.New("kas asked for a new connection")
+	case err == nil:
+		e.Reason = errors.New("kas does not answer any more")
+	case errors.Is(err, io.EOF):
+		e.Reason = errors.New("kas, or something on the way to it, closed the connection")
+	default:
+		e.Reason = err
+	}
+	return e
+}
+
+// tell queues an event; if nobody takes them, it is dropped.
+func (m *monitor) tell(e Event) {
+	select {
+	case m.events <- e:
+	default:
+	}
+}
+
+// report writes the log and calls OnState.
+func (m *monitor) report(ctx context.Context) {
+	planned := false
+	for {
+		var e Event
+		select {
+		case e = <-m.events:
+		case <-ctx.Done():
+			return
+		}
+		fields := []zap.Field{zap.String("kas_address", m.address)}
+		if e.Reason != nil {
+			fields = append(fields, zap.NamedError("reason", e.Reason), zap.Duration("next_attempt_in", e.NextAttempt))
+		}
+		switch {
+		case e.Change == Connected && planned, e.Planned:
+			m.cfg.Log.Debug(headline(e), fields...)
+		case e.Change == Connected:
+			m.cfg.Log.Info(headline(e), fields...)
+		default:
+			m.cfg.Log.Warn(headline(e), fields...)
+		}
+		planned = e.Planned
+		if m.cfg.OnState != nil {
+			m.cfg.OnState(e)
+		}
+	}
+}
+
+// headline is the log message of an event.
+func headline(e Event) string {
+	switch {
+	case e.Change == Connected:
+		return "Connected to gRPC server"
+	case e.Planned:
+		return "Changing the connection to gRPC server"
+	case e.Change == Disconnected:
+		return "Disconnected from gRPC server"
+	default:
+		return "Cannot connect to gRPC server"
+	}
+}

@@ -1,0 +1,128 @@
+package kasdial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+)
+
+type netConn = net.Conn
+
+// watchedCredentials wrap gRPC's own: this is where a connection has passed everything but HTTP/2.
+type watchedCredentials struct {
+	credentials.TransportCredentials
+	monitor *monitor
+}
+
+// ClientHandshake tells handshakes that fail, and watches the connections of those that do not.
+func (w *watchedCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	if err != nil {
+		w.monitor.failed(err)
+		return nil, nil, err
+	}
+	return newWatchedConn(conn, w.monitor), info, nil
+}
+
+// Clone is used by gRPC for every connection attempt that changes the server name.
+func (w *watchedCredentials) Clone() credentials.TransportCredentials {
+	return &watchedCredentials{TransportCredentials: w.TransportCredentials.Clone(), monitor: w.monitor}
+}
+
+// settingsFrame is the type byte of the frame that an HTTP/2 server must send first, at offset settingsOffset.
+const (
+	settingsFrame  = 4
+	settingsOffset = 3
+)
+
+var errNoHTTP2 = errors.New("the server does not speak HTTP/2 here: do scheme and port belong together?")
+
+// watchedConn remembers how a connection went, because gRPC does not tell.
+type watchedConn struct {
+	net.Conn
+	monitor *monitor
+	close   sync.Once
+	lastGot atomic.Int64 // UnixNano
+
+	// Only the reader uses offset.
+	offset int
+
+	// mu guards the fields below.
+	mu      sync.Mutex
+	isHTTP2 bool
+	closed  bool
+	err     error // of the first Read that failed while we had not closed it
+}
+
+func newWatchedConn(conn net.Conn, m *monitor) *watchedConn {
+	c := &watchedConn{Conn: conn, monitor: m}
+	c.lastGot.Store(time.Now().UnixNano())
+	return c
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.lastGot.Store(time.Now().UnixNano())
+		if c.offset <= settingsOffset {
+			c.look(p[:n])
+		}
+	}
+	if err != nil {
+		c.mu.Lock()
+		if c.err == nil && !c.closed {
+			c.err = err
+		}
+		c.mu.Unlock()
+	}
+	return n, err
+}
+
+// look waits for the type byte of the first frame.
+func (c *watchedConn) look(p []byte) {
+	at := settingsOffset - c.offset
+	c.offset += len(p)
+	if at >= len(p) || p[at] != settingsFrame {
+		return
+	}
+	c.mu.Lock()
+	c.isHTTP2 = true
+	c.mu.Unlock()
+	c.monitor.established(c)
+}
+
+// Close tells a connection that ended before the peer spoke HTTP/2.
+func (c *watchedConn) Close() error {
+	c.close.Do(func() {
+		c.mu.Lock()
+		c.closed = true
+		failed, err := !c.isHTTP2, c.err
+		c.mu.Unlock()
+		if failed && err == nil {
+			err = errNoHTTP2
+		}
+		if failed {
+			c.monitor.failed(err)
+		}
+	})
+	return c.Conn.Close()
+}
+
+// gone says whether the connection has ended for whatever reason.
+func (c *watchedConn) gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed || c.err != nil
+}
+
+// end says with what error the peer ended the connection, if it did, and for how long it has said nothing.
+func (c *watchedConn) end() (error, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err, time.Since(time.Unix(0, c.lastGot.Load()))
+}

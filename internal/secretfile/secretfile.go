@@ -1,0 +1,57 @@
+// Package secretfile reads a secret, such as a token, from a file that somebody else replaces while the daemon runs.
+package secretfile
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxSize bounds what is read; no token is longer.
+const maxSize = 1 << 20
+
+// File is a secret in a file. It is safe for concurrent use.
+type File struct {
+	path string
+
+	// mu guards all below.
+	mu     sync.Mutex
+	info   os.FileInfo
+	secret string
+}
+
+// New returns the secret in the file at path. Nothing is read yet.
+func New(path string) *File { return &File{path: path} }
+
+// Read returns the contents without one trailing newline. It reads the file again when it was changed or replaced. An empty
+// file is an error. Errors name the path, never the contents.
+func (f *File) Read() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return "", err
+	}
+	if f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size() &&
+		time.Since(info.ModTime()) > time.Second { // a file written just now may change again within one tick of its clock
+		return f.secret, nil
+	}
+	if info.Size() > maxSize {
+		return "", fmt.Errorf("%s: %d bytes are too many for a secret", f.path, info.Size())
+	}
+	contents, err := os.ReadFile(f.path)
+	if err != nil {
+		return "", err
+	}
+	secret := Trim(string(contents))
+	if secret == "" {
+		return "", fmt.Errorf("%s: file is empty", f.path)
+	}
+	f.info, f.secret = info, secret
+	return secret, nil
+}
+
+// Trim removes one trailing newline, as editors and echo leave it.
+func Trim(s string) string { return strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r") }

@@ -1,0 +1,168 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/object"
+
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+// Commits and trees are read as a whole, so their size is bounded too. A tree of 8 MiB has more than 100 000 entries.
+const (
+	maxCommitBytes = 1 << 20
+	maxTreeBytes   = 8 << 20
+	// readAttempts: a "git gc" may replace packs between opening and reading; the second look sees the new ones.
+	readAttempts = 2
+)
+
+func (r *repositories) file(ctx context.Context, root, project, commit, path string, limit int64) ([]byte, error) {
+	if !plumbing.IsHash(commit) || len(commit) != 2*len(plumbing.ZeroHash) {
+		return nil, fault.New(fault.InvalidArgument, fault.Git, "project %q: %q is not a commit id", project, commit)
+	}
+	var data []byte
+	var err error
+	for range readAttempts {
+		err = r.use(ctx, root, project, func(repo *repository) error {
+			var err error
+			data, err = repo.file(ctx, plumbing.NewHash(commit), path, limit)
+			return err
+		})
+		if fault.KindOf(err) != fault.Unavailable {
+			break
+		}
+	}
+	if fault.KindOf(err) == fault.NotFound && !errors.Is(err, errNoSuchFile) {
+		// The repository itself is gone: "no such file" would mean an empty configuration.
+		return nil, fault.Wrap(fault.Unavailable, fault.Git, err, "read %s", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// errNoSuchFile marks the one NotFound that speaks about the file and not about the repository.
+var errNoSuchFile = errors.New("no such file")
+
+func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string, limit int64) ([]byte, error) {
+	entry, err := r.find(ctx, commit, path)
+	if err != nil {
+		return nil, err
+	}
+	size, err := r.storer.EncodedObjectSize(entry.Hash)
+	if err != nil {
+		return nil, r.unreadable(path, err)
+	}
+	if size > limit {
+		return nil, fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is too big: %d bytes, at most %d are allowed",
+			r.project, path, size, limit)
+	}
+	err = ctx.Err()
+	if err != nil {
+		return nil, fmt.Errorf("read %s of project %q: %w", path, r.project, err)
+	}
+	blob, err := object.GetBlob(r.storer, entry.Hash)
+	if err != nil {
+		return nil, r.unreadable(path, err)
+	}
+	reader, err := blob.Reader()
+	if err != nil {
+		return nil, r.unreadable(path, err)
+	}
+	defer func() { _ = reader.Close() }()
+	data, err := io.ReadAll(io.LimitReader(reader, limit+1))
+	if err != nil {
+		return nil, r.unreadable(path, err)
+	}
+	if int64(len(data)) != size {
+		return nil, r.unreadable(path, errors.New("damaged object"))
+	}
+	return data, nil
+}
+
+// find walks the trees from a commit to a regular file.
+func (r *repository) find(ctx context.Context, commit plumbing.Hash, path string) (*object.TreeEntry, error) {
+	err := r.bounded(commit, maxCommitBytes)
+	if err != nil {
+		return nil, r.unreadable("commit "+commit.String(), err)
+	}
+	c, err := object.GetCommit(r.storer, commit)
+	if err != nil {
+		return nil, r.unreadable("commit "+commit.String(), err)
+	}
+	tree := c.TreeHash
+	parts := strings.Split(path, "/")
+	for i, name := range parts {
+		err := ctx.Err()
+		if err != nil {
+			return nil, fmt.Errorf("read %s of project %q: %w", path, r.project, err)
+		}
+		at := strings.Join(parts[:i+1], "/")
+		entry, err := r.entry(tree, name)
+		if err != nil {
+			return nil, r.unreadable("folder of "+at, err)
+		}
+		last := i == len(parts)-1
+		switch {
+		case entry == nil, !last && entry.Mode.IsFile() && entry.Mode != filemode.Symlink:
+			return nil, fault.Wrap(fault.NotFound, fault.Git, errNoSuchFile, "project %q: %s at commit %s", r.project, path, commit)
+		case entry.Mode == filemode.Dir && !last:
+			tree = entry.Hash
+		case entry.Mode.IsFile() && entry.Mode != filemode.Symlink:
+			return entry, nil
+		default:
+			return nil, fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is not a regular file: %s is a %s",
+				r.project, path, at, kindOfEntry(entry.Mode))
+		}
+	}
+	return nil, fault.Wrap(fault.NotFound, fault.Git, errNoSuchFile, "project %q: %q", r.project, path)
+}
+
+func kindOfEntry(m filemode.FileMode) string {
+	switch m {
+	case filemode.Symlink:
+		return "symbolic link"
+	case filemode.Submodule:
+		return "submodule"
+	case filemode.Dir:
+		return "folder"
+	default:
+		return "thing of mode " + m.String()
+	}
+}
+
+// entry finds a name in a tree, nil if it is not there.
+func (r *repository) entry(tree plumbing.Hash, name string) (*object.TreeEntry, error) {
+	err := r.bounded(tree, maxTreeBytes)
+	if err != nil {
+		return nil, err
+	}
+	t, err := object.GetTree(r.storer, tree)
+	if err != nil {
+		return nil, err
+	}
+	for i := range t.Entries {
+		if t.Entries[i].Name == name {
+			return &t.Entries[i], nil
+		}
+	}
+	return nil, nil
+}
+
+func (r *repository) bounded(h plumbing.Hash, limit int64) error {
+	size, err := r.storer.EncodedObjectSize(h)
+	if err != nil {
+		return err
+	}
+	if size > limit {
+		return fmt.Errorf("%d bytes, more than %d", size, limit)
+	}
+	return nil
+}

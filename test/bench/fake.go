@@ -1,0 +1,56 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// fakeCommand, as the only argument, turns this program into the fake API server, so that it runs as a process of its own.
+const fakeCommand = "fake-apiserver"
+
+// fakeAPIServer is an API server that costs next to nothing: what is measured against it is the line's own cost. It serves TLS
+// with the certificate and key named in the environment, and writes its address to standard output.
+func fakeAPIServer() error {
+	cert, err := tls.LoadX509KeyPair(os.Getenv("FAKE_CERT"), os.Getenv("FAKE_KEY"))
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(ln.Addr())
+	body := []byte(strings.Repeat("x", 512))
+	server := &http.Server{
+		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Upgrade") == "" {
+				_, _ = w.Write(body)
+				return
+			}
+			echoBack(w)
+		}),
+	}
+	return server.ServeTLS(ln, "", "")
+}
+
+// echoBack accepts an upgrade and returns every byte.
+func echoBack(w http.ResponseWriter) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"); err != nil {
+		return
+	}
+	_, _ = io.Copy(conn, rw) // ends when the client has gone
+}
