@@ -141,6 +141,22 @@ func (c *Client) perform(req *http.Request, extra *anypb.Any) (*http.Response, e
 	return resp, nil
 }
 
+// Own returns the way of the agent's own requests to the API server: its credentials, its own impersonation if there is one, and
+// the connections of the proxied requests.
+func (c *Client) Own() http.RoundTripper { return ownRequests{c} }
+
+type ownRequests struct{ client *Client }
+
+func (o ownRequests) RoundTrip(req *http.Request) (*http.Response, error) {
+	if o.client.impersonatesItself() {
+		req = req.Clone(req.Context())
+		if err := writeIdentity(req.Header, selfIdentity(o.client.self)); err != nil {
+			return nil, err
+		}
+	}
+	return o.client.own.RoundTrip(req)
+}
+
 // sendAsAccount sends a request that impersonates with the impersonation account's token, or not at all.
 func (c *Client) sendAsAccount(req *http.Request) (*http.Response, error) {
 	token, err := c.tokens.token(req.Context())
