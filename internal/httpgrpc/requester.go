@@ -197,6 +197,9 @@ func (e *requesterExchange) send(stage string, msg mem.BufferSlice) bool {
 }
 
 func (e *requesterExchange) sendFailed(stage string, err error) {
+	if errors.Is(err, io.EOF) {
+		stage = StageRead // the peer has ended the call in order, its status says why
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.why == nil {

@@ -118,9 +118,9 @@ type upgraded struct {
 func (u *upgraded) run() error {
 	go u.fromClient()
 	err := u.toClient()
+	u.peerEnded.Store(true)
 	if err == nil {
 		// The peer has ended in order: let the client read all of it.
-		u.peerEnded.Store(true)
 		if c, ok := u.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			_ = u.conn.SetReadDeadline(time.Now().Add(linger))
 		} else {

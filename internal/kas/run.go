@@ -53,8 +53,8 @@ type server struct {
 	proxy   *k8sproxy.Proxy // nil: no section kubernetes_api
 	observe *telemetry.Server
 
-	agentAddr, proxyAddr, observeAddr net.Addr
-	proxyListener, observeListener    net.Listener
+	agentAddr                      net.Addr
+	proxyListener, observeListener net.Listener
 	// opened are the listeners to close when the start fails half-way.
 	opened []net.Listener
 }
@@ -318,7 +318,7 @@ func (s *server) runProxy(ctx context.Context) error {
 	toggle := s.ready.Toggle("kubernetesApi")
 	toggle.Set(true)
 	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
-	return s.proxy.Run(ctx, s.proxyListener)
+	return s.proxy.Serve(ctx, s.proxyListener)
 }
 
 func (s *server) runObservability(ctx context.Context) error {

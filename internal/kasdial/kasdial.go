@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -256,7 +257,7 @@ func (c *rpcCredentials) GetRequestMetadata(context.Context, ...string) (map[str
 func (*rpcCredentials) RequireTransportSecurity() bool { return false }
 
 // dialFunc is what gRPC calls for a transport connection.
-type dialFunc = func(ctx context.Context, addr string) (netConn, error)
+type dialFunc = func(ctx context.Context, addr string) (net.Conn, error)
 
 // route finds the gRPC target and the dialer that go with an address. A dns target is resolved here and dialled as it is; where
 // a proxy is used, names are left to it.
@@ -271,7 +272,7 @@ func route(cfg Config, target *url.URL, trust *tls.Config, mon *monitor) (string
 			header.Set("User-Agent", cfg.UserAgent)
 		}
 		ws := &wsconn.Dialer{TLS: trust, Header: header}
-		return "passthrough:" + target.String(), mon.watch(p, func(ctx context.Context, _ string) (netConn, error) {
+		return "passthrough:" + target.String(), mon.watch(p, func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := ws.Dial(ctx, target)
 			if err != nil {
 				return nil, err
@@ -291,7 +292,7 @@ func route(cfg Config, target *url.URL, trust *tls.Config, mon *monitor) (string
 	}
 	proxyTrust := trust.Clone()
 	proxyTrust.ServerName = ""
-	return name, mon.watch(p, func(ctx context.Context, addr string) (netConn, error) {
+	return name, mon.watch(p, func(ctx context.Context, addr string) (net.Conn, error) {
 		return wsconn.DialThrough(ctx, addr, via, proxyTrust)
 	}), nil
 }

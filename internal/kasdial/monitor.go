@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"net"
 	"net/url"
 	"sync"
 	"time"
@@ -109,7 +110,7 @@ func (m *monitor) timeUnary(ctx context.Context, method string, req, reply any, 
 
 // watch wraps a dialer: attempts are paced and failures told.
 func (m *monitor) watch(p *pacer, dial dialFunc) dialFunc {
-	return func(ctx context.Context, addr string) (netConn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
 		if err := p.wait(ctx, addr); err != nil {
 			return nil, err
 		}
@@ -184,7 +185,7 @@ func (m *monitor) follow(ctx context.Context, conn *grpc.ClientConn) {
 // lost says why a connection that was up is no longer used.
 func (m *monitor) lost(c *watchedConn) Event {
 	e := Event{Change: Disconnected, NextAttempt: maxFirstRetry}
-	err, silent := c.end()
+	silent, err := c.end()
 	switch {
 	case err == nil && silent < freshData:
 		e.Planned, e.Reason = true, errors.New("kas asked for a new connection")

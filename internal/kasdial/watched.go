@@ -11,8 +11,6 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-type netConn = net.Conn
-
 // watchedCredentials wrap gRPC's own: this is where a connection has passed everything but HTTP/2.
 type watchedCredentials struct {
 	credentials.TransportCredentials
@@ -121,8 +119,8 @@ func (c *watchedConn) gone() bool {
 }
 
 // end says with what error the peer ended the connection, if it did, and for how long it has said nothing.
-func (c *watchedConn) end() (error, time.Duration) {
+func (c *watchedConn) end() (silent time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err, time.Since(time.Unix(0, c.lastGot.Load()))
+	return time.Since(time.Unix(0, c.lastGot.Load())), c.err
 }

@@ -10,14 +10,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/telemetry"
 	"gitlab.com/agentk/agentk/internal/version"
 )
 
-// RunFunc is the daemon: it runs until ctx ends and then stops in order. It returns nil after such a stop.
+// RunFunc is the daemon: it logs what is special about its configuration, runs until ctx ends and then stops in order. It
+// returns nil after such a stop.
 type RunFunc func(ctx context.Context, cfg *config.Config, log *telemetry.Log) error
 
 // Streams are the standard streams of the process.
@@ -91,18 +91,7 @@ func daemon(cmd *cobra.Command, run RunFunc, file string) error {
 		return err
 	}
 	log.TakeOverLibraries()
-	log.Info("kas starts", zap.String("version", version.Version), zap.String("commit", version.Commit), zap.Bool("standalone", cfg.Standalone()))
-	for _, w := range cfg.Warnings {
-		log.Warn("Configuration file: " + w)
-	}
-	for _, u := range cfg.Unsupported {
-		log.Warn("Configuration file: " + u)
-	}
-	if err = run(cmd.Context(), cfg, log); err != nil {
-		return err
-	}
-	log.Info("kas stopped")
-	return nil
+	return run(cmd.Context(), cfg, log)
 }
 
 func newLog(cfg *config.Config, out io.Writer) (*telemetry.Log, error) {
