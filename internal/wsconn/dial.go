@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/gorilla/websocket"
@@ -93,13 +94,16 @@ func (d *Dialer) open(ctx context.Context, conn net.Conn, target *url.URL) (*Con
 	u := *target
 	u.Scheme = "ws"
 	//nolint:bodyclose // the library has read and closed the body
-	ws, resp, err := lib.DialContext(ctx, u.String(), d.Header)
+	ws, resp, err := lib.DialContext(context.WithoutCancel(ctx), u.String(), d.Header) // bound watches ctx
 	if err != nil {
 		if resp != nil {
 			return nil, explainAnswer(target, resp, d.Header)
 		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case l.budget == 0:
+			err = errBudget
 		}
 		return nil, explainHandshake(target, err)
 	}
@@ -124,12 +128,13 @@ func explainTLS(host string, err error) error {
 
 // explainHandshake adds the usual cause to a handshake without a readable answer.
 func explainHandshake(target *url.URL, err error) error {
-	text := err.Error()
 	switch {
-	case strings.Contains(text, "malformed HTTP"):
+	case strings.Contains(err.Error(), "malformed"):
 		// The error quotes what came, which is no text.
 		return fmt.Errorf("WebSocket handshake with %s: the answer is not HTTP/1.1: scheme and port do not belong together "+
 			"(a TLS port wants wss:// or grpcs://, a port for plain gRPC wants grpc:// or grpcs://)", target.Host)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("WebSocket handshake with %s: no answer within %v", target.Host, answerTimeout)
 	default:
 		return fmt.Errorf("WebSocket handshake with %s: %w", target.Host, err)
 	}

@@ -279,9 +279,8 @@ func websocketClient(l *link) *websocket.Conn {
 		if err != nil {
 			return
 		}
-		sum := sha1.Sum([]byte(req.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455
 		_, _ = io.WriteString(far, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+
-			base64.StdEncoding.EncodeToString(sum[:])+"\r\n\r\n")
+			acceptKey(req)+"\r\n\r\n")
 	}()
 	first := &switching{Conn: near, next: l}
 	ws, _, err := (&websocket.Dialer{
@@ -315,4 +314,10 @@ func (s *switching) SetWriteDeadline(t time.Time) error {
 		return s.next.SetWriteDeadline(t)
 	}
 	return s.Conn.SetWriteDeadline(t)
+}
+
+// acceptKey is the proof that a server has read the client's nonce.
+func acceptKey(r *http.Request) string {
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455
+	return base64.StdEncoding.EncodeToString(sum[:])
 }

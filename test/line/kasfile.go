@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -108,4 +107,3 @@ func merge(under, over object) {
 		under[key] = value
 	}
 }
-
