@@ -71,6 +71,8 @@ type Authenticator struct {
 	polls    context.Context
 	endPolls context.CancelFunc
 
+	// changed is the backend's channel as of New, so that no change is missed until Run begins.
+	changed <-chan struct{}
 	// generation counts the changes seen; recheck asks the loop to look at the live tokens again.
 	generation atomic.Uint64
 	recheck    chan struct{}
@@ -103,6 +105,7 @@ func New(cfg Config) (*Authenticator, error) {
 		}),
 		local:   newLocalLimiter(),
 		agents:  newResolver(cfg),
+		changed: cfg.Backend.Changed(),
 		recheck: make(chan struct{}, 1),
 		live:    make(map[tokenKey]*liveToken),
 	}
@@ -135,7 +138,7 @@ func (a *Authenticator) Agent(ctx context.Context) (backend.Agent, error) {
 // Run watches for changes of the backend until ctx ends, and then waits for look-ups under way.
 func (a *Authenticator) Run(ctx context.Context) error {
 	defer a.agents.close()
-	changed := a.cfg.Backend.Changed()
+	changed := a.changed
 	again := time.NewTimer(0)
 	again.Stop()
 	defer again.Stop()

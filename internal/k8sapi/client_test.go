@@ -20,6 +20,7 @@ import (
 
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/version"
 )
 
 const waitLimit = 10 * time.Second
@@ -120,11 +121,11 @@ func TestClient_Plain(t *testing.T) {
 	req := get(t, "/api/v1/x y", "Via", "gRPC/1.0 kas", "Authorization", "Bearer requester")
 	req.URL.RawQuery = "a=1"
 	resp, got := body(t, c, req, nil)
-	want := "GET /api/v1/x%20y?a=1 HTTP/2.0\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 gitlab-agent/v18.11.0/unknown\n"
+	want := "GET /api/v1/x%20y?a=1 HTTP/2.0\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 " + version.Agentk() + "\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if via := resp.Header.Get("Via"); via != "2.0 gitlab-agent/v18.11.0/unknown" {
+	if via := resp.Header.Get("Via"); via != "2.0 "+version.Agentk() {
 		t.Error(via)
 	}
 	if req.Header.Get("Authorization") == "" || req.URL.Host != "" {

@@ -21,33 +21,42 @@ import (
 // killDelay is how long a killed kubectl may keep its pipes open.
 const killDelay = 2 * time.Second
 
-// WriteKubeconfig writes a job's kubeconfig as "kas standalone kubeconfig" prints it now. When it has exactly one context, that one is
-// made current, as "kubectl config use-context" in a job script does. See KubeconfigPath.
+// WriteKubeconfig writes the kubeconfig a job starts with: that of kas, or for a Denied job one made by hand. See KubeconfigPath.
 func (l *Line) WriteKubeconfig(ctx context.Context, job int64) error {
 	j, err := l.job(job)
 	if err != nil {
 		return err
 	}
-	path := l.KubeconfigPath(job)
 	if j.Denied {
-		return l.writeHandmade(j, path)
+		return l.writeHandmade(j, l.KubeconfigPath(job))
+	}
+	return l.WriteKubeconfigFor(ctx, job)
+}
+
+// WriteKubeconfigFor writes a job's kubeconfig as "kas standalone kubeconfig" prints it now; a *CommandError says that kas refused. When
+// the file has exactly one context, that one is made current, as "kubectl config use-context" in a job script does.
+func (l *Line) WriteKubeconfigFor(ctx context.Context, job int64) error {
+	j, err := l.job(job)
+	if err != nil {
+		return err
 	}
 	content, err := l.Kas(ctx, []string{"CI_JOB_TOKEN=" + j.Token}, "standalone", "kubeconfig",
 		"--job", strconv.FormatInt(job, 10), "--configuration-file", l.KasFile)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	if err := os.WriteFile(l.KubeconfigPath(job), []byte(content), 0o600); err != nil {
 		return err
 	}
 	config, err := clientcmd.Load([]byte(content))
 	if err != nil {
 		return fmt.Errorf("kubeconfig that kas wrote for job %d: %w", job, err)
 	}
+	if len(config.Contexts) != 1 {
+		return nil
+	}
 	for name := range config.Contexts {
-		if len(config.Contexts) == 1 {
-			_, err = l.Kubectl(ctx, job, "config", "use-context", name)
-		}
+		_, err = l.Kubectl(ctx, job, "config", "use-context", name)
 	}
 	return err
 }

@@ -237,6 +237,9 @@ func (l *Line) RepositoryDir(project string) string {
 	return filepath.Join(l.repositories.dir, project+".git")
 }
 
+// CloneDir is the work tree that a project's changes are pushed from.
+func (l *Line) CloneDir(project string) string { return l.repositories.clone(project) }
+
 func (l *Line) path(name string) string { return filepath.Join(l.Dir, name) }
 
 func (l *Line) agent(name string) (*Agent, error) {

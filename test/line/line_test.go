@@ -118,7 +118,7 @@ func TestLine_JobsThatMayNot(t *testing.T) {
 		{ID: 1, Project: "acme/shop"},
 		{ID: 2, Project: "acme/intern", Denied: true},
 	}})
-	_, err := l.Kubectl(ctx, 2, "get", "configmaps")
+	_, err := l.Kubectl(ctx, 2, "get", "--raw", "/version")
 	if err == nil || !strings.Contains(err.Error(), "agentId is not allowed") {
 		t.Errorf("err = %v, want that the agent is not allowed", err)
 	}

@@ -1,0 +1,44 @@
+// Command demo shows the whole line once, on real parts: git, kas, agentk, a Kubernetes API server, and kubectl in CI jobs. It tells each
+// step in a line, ends with a summary and an exit code, and cleans up. With KEEP=1 everything stays up until Ctrl-C.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// interrupted is the exit code after Ctrl-C, as shells have it.
+const interrupted = 130
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Getenv("KEEP") != "")
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, keep bool) int {
+	s := &story{narrator: &narrator{out: os.Stdout}}
+	defer s.cleanUp()
+	err := s.tell(ctx)
+	s.narrator.summary(err)
+	if err != nil && ctx.Err() == nil {
+		s.showLogs()
+	}
+	if keep && s.line != nil && ctx.Err() == nil {
+		s.showExports()
+		<-ctx.Done()
+		fmt.Println()
+		ctx = context.WithoutCancel(ctx) // Ctrl-C is how this is meant to end
+	}
+	switch {
+	case ctx.Err() != nil:
+		return interrupted
+	case err != nil:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,136 @@
+//go:build e2e
+
+package middlebox
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
+)
+
+// idle is longer than the 60 s after which nginx and squid cut a connection that says nothing; kas pings every 50 s.
+const idle = 78 * time.Second
+
+func TestNginx(t *testing.T) {
+	t.Parallel()
+	n := reserveNginx(t)
+	agents, jobs := pairs("nginx-ws", "nginx-grpc", "nginx-ws-idle", "nginx-grpc-idle", "nginx-no-slash", "nginx-wrong-path")
+	for i, address := range []string{
+		n.agentURL(), n.nativeURL(), n.agentURL(), n.nativeURL(), strings.TrimSuffix(n.agentURL(), "/"), "wss://" + n.address + "/agents/",
+	} {
+		agents[i].KasAddress = address
+	}
+	l := line.StartT(t, line.Config{
+		ControlPlane: cluster, Agents: agents, Jobs: jobs, PlainProxy: true,
+		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
+	})
+	n.serve(t, l, "")
+
+	t.Run("websocket", func(t *testing.T) {
+		t.Parallel()
+		connect(t, l, "nginx-ws")
+		workThrough(t, l, 1, "nginx-ws")
+	})
+	t.Run("grpc", func(t *testing.T) {
+		t.Parallel()
+		connect(t, l, "nginx-grpc")
+		workThrough(t, l, 2, "nginx-grpc")
+	})
+	t.Run("websocket idle", func(t *testing.T) {
+		t.Parallel()
+		stayIdle(t, l, "nginx-ws-idle", 3)
+	})
+	t.Run("grpc idle", func(t *testing.T) {
+		t.Parallel()
+		stayIdle(t, l, "nginx-grpc-idle", 4)
+	})
+	t.Run("no trailing slash", func(t *testing.T) {
+		t.Parallel()
+		wantLine(t, "log of the agent", launch(t, l, "nginx-no-slash"),
+			"Cannot connect to gRPC server", "got 301", "final URL", "trailing slash", "/-/kubernetes-agent/")
+	})
+	t.Run("wrong path", func(t *testing.T) {
+		t.Parallel()
+		wantLine(t, "log of the agent", launch(t, l, "nginx-wrong-path"),
+			"Cannot connect to gRPC server", "got 404", "reverse proxy in front of kas", "404 Not Found")
+	})
+}
+
+// stayIdle has an agent serve one watch on which nothing happens for longer than any middlebox waits, and then an event.
+func stayIdle(t *testing.T, l *line.Line, agent string, job int64) {
+	t.Helper()
+	connect(t, l, agent)
+	kubectl(t, l, job, "create", "namespace", agent)
+	apply(t, l, job, agent, "first", "one")
+	w := startWatch(t, l, job, agent)
+	w.want(t, "configmap/first")
+	time.Sleep(idle) // not a wait for something: silence is what is tested
+	w.wantNone(t)
+	// The administrator makes the event: the first bytes on the line come from the cluster.
+	if _, err := cluster.Kubectl(soon(t), "-n", agent, "create", "configmap", "second"); err != nil {
+		t.Fatal(err)
+	}
+	w.want(t, "configmap/second")
+	kubectl(t, l, job, "-n", agent, "get", "configmaps")
+	log := l.AgentLog(agent)
+	if got := strings.Count(log, "Connected to gRPC server"); got != 1 {
+		t.Errorf("the agent connected %d times, want once", got)
+	}
+	for _, level := range []string{`"level":"warn"`, `"level":"error"`} {
+		if strings.Contains(log, level) {
+			t.Errorf("the agent's log has a line of %s", level)
+		}
+	}
+}
+
+func TestNginx_HeaderAndOutage(t *testing.T) {
+	t.Parallel()
+	const edgeKey = "edge-4711-key"
+	n := reserveNginx(t)
+	agents, jobs := pairs("edge-ws", "edge-grpc", "edge-no-key", "edge-grpc-no-key")
+	for i, address := range []string{n.agentURL(), n.nativeURL(), n.agentURL(), n.nativeURL()} {
+		agents[i].KasAddress = address
+	}
+	agents[0].Args = []string{"--kas-header", "X-Edge-Key: " + edgeKey}
+	agents[1].Args = agents[0].Args
+	l := line.StartT(t, line.Config{
+		ControlPlane: cluster, Agents: agents, Jobs: jobs, PlainProxy: true,
+		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
+	})
+	n.serve(t, l, edgeKey)
+
+	wantLine(t, "log of the agent without the header", launch(t, l, "edge-no-key"), "got 403", "something in front of kas refuses")
+	wantLine(t, "log of nginx", n.accessLog(t), "GET /-/kubernetes-agent/", " 403 ", "edge_key=-")
+	wantLine(t, "log of the gRPC agent without the header", launch(t, l, "edge-grpc-no-key"), "403")
+	for job, agent := range map[int64]string{1: "edge-ws", 2: "edge-grpc"} {
+		connect(t, l, agent)
+		kubectl(t, l, job, "get", "namespaces")
+	}
+	for _, agent := range []string{"edge-no-key", "edge-grpc-no-key"} {
+		if _, err := l.KillAgent(soon(t), agent); err != nil {
+			t.Error(err)
+		}
+	}
+
+	stopped, stoppedNative := mark(l, "edge-ws"), mark(l, "edge-grpc")
+	if _, err := l.StopKas(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, "log of the agent while kas is down", stopped, "got 502", "reverse proxy in front of kas", "kas is not running", "502 Bad Gateway")
+	wantLine(t, "log of the gRPC agent while kas is down", stoppedNative, "502")
+	if err := l.StartKas(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, "log of the agent", stopped, "Connected to gRPC server")
+	for job := range int64(2) {
+		kubectl(t, l, job+1, "get", "namespaces")
+	}
+	for name, log := range l.Logs() {
+		if strings.Contains(log, edgeKey) {
+			t.Errorf("the log of %s shows the value of a header for kas", name)
+		}
+	}
+	wantLine(t, "log of nginx", n.accessLog(t), "GET /-/kubernetes-agent/", " 101 ", "edge_key="+edgeKey)
+}

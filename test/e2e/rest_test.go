@@ -1,0 +1,76 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
+)
+
+const (
+	// restLimit is how long the daemons may take to come to rest.
+	restLimit = 30 * time.Second
+	// goroutineSlack is how many more goroutines than before a daemon may have at rest: kept-alive connections to the API server, and
+	// parked streams from the busiest moment, which kas retires after a minute only.
+	goroutineSlack = 30
+)
+
+// goroutines are how many each daemon has.
+type goroutines struct{ kas, agent int }
+
+// atRest waits until no stream of the tunnel is busy and both daemons have about as many goroutines as before. A leak of one per
+// request or per stream would show after the many of these tests.
+func atRest(before goroutines) error {
+	ctx, cancel := context.WithTimeout(context.Background(), restLimit)
+	defer cancel()
+	return line.Wait(ctx, func(ctx context.Context) error {
+		page, err := ci.KasMetrics(ctx)
+		if err != nil {
+			return err
+		}
+		busy, err := metric(page, `kas_tunnels{state="busy"}`)
+		if err != nil {
+			return err
+		}
+		if busy != 0 {
+			return fmt.Errorf("%d streams of the tunnel are still busy", busy)
+		}
+		now, err := countGoroutines(ctx)
+		if err != nil {
+			return err
+		}
+		if now.kas > before.kas+goroutineSlack || now.agent > before.agent+goroutineSlack {
+			return fmt.Errorf("goroutines of the daemons: %+v, before the tests %+v", now, before)
+		}
+		return nil
+	})
+}
+
+func countGoroutines(ctx context.Context) (goroutines, error) {
+	kas, err := ci.KasMetrics(ctx)
+	if err != nil {
+		return goroutines{}, err
+	}
+	agentk, err := ci.AgentMetrics(ctx, agent)
+	if err != nil {
+		return goroutines{}, err
+	}
+	var g goroutines
+	if g.kas, err = metric(kas, "go_goroutines"); err != nil {
+		return goroutines{}, err
+	}
+	g.agent, err = metric(agentk, "go_goroutines")
+	return g, err
+}
+
+func metric(page, name string) (int, error) {
+	value, found := line.Metric(page, name)
+	if !found {
+		return 0, fmt.Errorf("no metric %s", name)
+	}
+	return strconv.Atoi(value)
+}
