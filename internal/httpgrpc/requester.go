@@ -119,13 +119,15 @@ type requesterExchange struct {
 	// bodyEnd: all of the request body was read. requestEnd: all of the request was sent, half-close included.
 	bodyEnd, requestEnd atomic.Bool
 	sent                atomic.Int64
-	// graceTimer aborts a call whose peer takes no more and does not end either.
-	graceTimer *time.Timer
+	// gaveUp: the call was aborted here, since the peer took no more of it and did not end it either.
+	gaveUp atomic.Bool
 
 	mu sync.Mutex
-	// mu guards why: the first failure of the sending side. failed is closed when why makes the exchange pointless.
-	why    *Error
-	failed chan struct{}
+	// mu guards why, the first failure of the sending side, and the timer that gives up after it. failed is closed when why
+	// makes the exchange pointless.
+	why        *Error
+	graceTimer *time.Timer
+	failed     chan struct{}
 }
 
 // inbound is one received frame or the end of the call.
@@ -204,7 +206,10 @@ func (e *requesterExchange) sendFailed(stage string, err error) {
 	defer e.mu.Unlock()
 	if e.why == nil {
 		e.why = e.streamError(stage, err)
-		e.graceTimer = time.AfterFunc(sendGrace, e.abort)
+		e.graceTimer = time.AfterFunc(sendGrace, func() {
+			e.gaveUp.Store(true)
+			e.abort()
+		})
 	}
 }
 

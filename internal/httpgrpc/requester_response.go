@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"gitlab.com/agentk/agentk/api/grpctool"
-	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -74,7 +73,7 @@ func (e *requesterExchange) checked(m inbound, ok bool) (inbound, error) {
 	switch {
 	case why == nil:
 		return inbound{}, e.streamError(StageRead, err)
-	case why.Hop == hopClient, errors.Is(err, io.EOF), e.ctx.Err() == nil && fault.KindOf(err) == fault.Canceled:
+	case why.Hop == hopClient, errors.Is(err, io.EOF), e.gaveUp.Load():
 		return inbound{}, why
 	default:
 		return inbound{}, e.streamError(why.Stage, err)

@@ -493,8 +493,9 @@ func TestRequester_ClientAbortsUpload(t *testing.T) {
 	_ = c.Close()
 	o := s.outcome(t)
 	var failure *httpgrpc.Error
-	if !errors.As(o.err, &failure) || failure.Hop != fault.Client || failure.Stage != httpgrpc.StageReadBody || o.done {
-		t.Errorf("outcome %+v", o)
+	// net/http ends the request's context with the connection: that may be noticed before the body's end is.
+	if !errors.As(o.err, &failure) || failure.Hop != fault.Client || o.done {
+		t.Errorf("outcome %+v: %v", o, o.err)
 	}
 }
 

@@ -32,7 +32,6 @@ type Config struct {
 
 // Client performs requests at the API server. It implements httpgrpc.Performer.
 type Client struct {
-	log *zap.Logger
 	// base is the scheme and host of the API server.
 	base *url.URL
 	// self is the identity that the agent's own configuration impersonates.
@@ -54,7 +53,6 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("API server address: %w", err)
 	}
 	c := &Client{
-		log:  cfg.Log,
 		base: &url.URL{Scheme: base.Scheme, Host: base.Host},
 		self: cfg.REST.Impersonate,
 	}
@@ -166,7 +164,6 @@ func (c *Client) sendAsAccount(req *http.Request) (*http.Response, error) {
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := c.identities.RoundTrip(req)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
-		c.log.Warn("Kubernetes API server does not accept the token of the impersonation account")
 		c.tokens.rejected(token)
 	}
 	return resp, err

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/anypb"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/test/kube"
@@ -20,6 +23,8 @@ type fakeAgent struct {
 	rest *rest.Config
 	// account is the impersonation account as "<namespace>/<name>", token a token of it.
 	account, token string
+	// certificate is a way into the cluster with a client certificate of the user "certified".
+	certificate *rest.Config
 }
 
 // clusterRBAC lets the impersonation account impersonate, the agent ask for its tokens, and a job's group read namespaces.
@@ -38,6 +43,10 @@ var clusterRBAC = map[string]string{
 func startCluster(t *testing.T) fakeAgent {
 	t.Helper()
 	cp := kube.StartT(t, kube.Config{})
+	kubeconfig, err := cp.KubeconfigFor("certified", "group")
+	if err != nil {
+		t.Fatal(err)
+	}
 	agent, err := cp.CreateServiceAccount(t.Context(), "agent", "agentk")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +66,11 @@ func startCluster(t *testing.T) fakeAgent {
 		"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"Group","name":"gitlab:ci_job"}]}`)
 	cfg := cp.RESTConfig()
 	cfg.BearerToken = agent
-	return fakeAgent{rest: cfg, account: "agent/impersonator", token: impersonator}
+	certificate, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fakeAgent{certificate: certificate, rest: cfg, account: "agent/impersonator", token: impersonator}
 }
 
 func post(t *testing.T, path, object string) *http.Request {
@@ -82,10 +95,13 @@ type userInfo struct {
 	Extra    map[string][]string
 }
 
-func whoAmI(t *testing.T, c *Client, extra *anypb.Any) userInfo {
+func whoAmI(t *testing.T, c *Client, extra *anypb.Any, header ...string) userInfo {
 	t.Helper()
-	_, got := body(t, c, post(t, "/apis/authentication.k8s.io/v1/selfsubjectreviews",
-		`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`), extra)
+	req := post(t, "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	_, got := body(t, c, req, extra)
 	var review struct{ Status struct{ UserInfo userInfo } }
 	if err := json.Unmarshal([]byte(got), &review); err != nil {
 		t.Fatal(err, got)
@@ -115,6 +131,22 @@ func TestImpersonationServiceAccount_RealCluster(t *testing.T) {
 		c := start(t, Config{REST: cfg})
 		if resp, got := body(t, c, get(t, namespaces), nil); resp.StatusCode != http.StatusForbidden {
 			t.Error(resp.Status, got)
+		}
+	})
+	t.Run("a client certificate works on both paths, and never beside the account's token", func(t *testing.T) {
+		own := start(t, Config{REST: agent.certificate})
+		path := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(path, []byte(agent.token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		account := start(t, Config{REST: agent.certificate, ImpersonationTokenFile: path})
+		for name, header := range bothPaths {
+			if got := whoAmI(t, own, nil, header...).Username; got != "certified" {
+				t.Errorf("%s: %s", name, got)
+			}
+			if got := whoAmI(t, account, identity(t, job), header...).Username; got != job.Username {
+				t.Errorf("%s: %s", name, got)
+			}
 		}
 	})
 	c := start(t, Config{REST: agent.rest, ImpersonationServiceAccount: agent.account})

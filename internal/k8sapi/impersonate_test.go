@@ -43,7 +43,10 @@ func TestClient_ImpersonationSources(t *testing.T) {
 		{"self", self, nil, nil, agent + "Impersonate-Group: sg\nImpersonate-User: self"},
 		{"kas", rest.ImpersonationConfig{}, kas, nil, agent + "Impersonate-Group: kg\nImpersonate-User: kas"},
 		{
-			"client", rest.ImpersonationConfig{}, nil, []string{"impersonate-user", "c", "Impersonate-Group", "g1", "impersonate-group", "g2"},
+			"client",
+			rest.ImpersonationConfig{},
+			nil,
+			[]string{"impersonate-user", "c", "Impersonate-Group", "g1", "impersonate-group", "g2"},
 			agent + "Impersonate-Group: g1,g2\nImpersonate-User: c",
 		},
 		{"self and kas", self, kas, nil, ""},

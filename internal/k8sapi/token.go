@@ -222,6 +222,8 @@ func (a *accountTokens) rejected(token string) {
 		return
 	}
 	a.value, a.err = "", nil
+	a.log.Warn("Kubernetes API server does not accept the token of the impersonation account, asking for another",
+		zap.String("service_account", a.namespace+"/"+a.name))
 	select {
 	case a.kick <- struct{}{}:
 	default:

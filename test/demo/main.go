@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,13 +15,14 @@ const interrupted = 130
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Getenv("KEEP") != "")
+	code := run(ctx, os.Stdout, os.Getenv("KEEP") != "")
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context, keep bool) int {
-	s := &story{narrator: &narrator{out: os.Stdout}}
+// run tells the story and returns the exit code of the process.
+func run(ctx context.Context, out io.Writer, keep bool) int {
+	s := &story{narrator: &narrator{out: out}}
 	defer s.cleanUp()
 	err := s.tell(ctx)
 	s.narrator.summary(err)
@@ -31,7 +32,7 @@ func run(ctx context.Context, keep bool) int {
 	if keep && s.line != nil && ctx.Err() == nil {
 		s.showExports()
 		<-ctx.Done()
-		fmt.Println()
+		s.narrator.printf("\n")
 		ctx = context.WithoutCancel(ctx) // Ctrl-C is how this is meant to end
 	}
 	switch {

@@ -92,4 +92,3 @@ func TestSquid_IdleTunnel(t *testing.T) {
 	})
 	stayIdle(t, l, "squid-idle", 1)
 }
-

@@ -104,7 +104,7 @@ func wantLine(t *testing.T, what string, log func() string, words ...string) str
 func launch(t *testing.T, l *line.Line, agent string) func() string {
 	t.Helper()
 	log := mark(l, agent)
-	if _, err := l.SpawnAgent(agent); err != nil {
+	if err := l.SpawnAgent(agent); err != nil {
 		t.Fatal(err)
 	}
 	return log
