@@ -91,7 +91,7 @@ func (x *served) serve(cfg ResponderConfig) error {
 	}
 	resp, err := cfg.Performer.RoundTrip(req, header.GetExtra())
 	if err != nil {
-		return err
+		return unperformed(err)
 	}
 	return x.respond(resp)
 }

@@ -36,6 +36,18 @@ func atStep(step string, err error) error {
 	return &stepError{step: step, err: err}
 }
 
+// unperformed is the failure of the Performer. The io.EOF of a server that closed its connection must not be taken for that of a
+// requester who is gone.
+func unperformed(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	if st, known := status.FromError(err); known {
+		return st.Err()
+	}
+	return status.Error(codes.Unavailable, responderPrefix+err.Error())
+}
+
 // status turns the result of an exchange into a gRPC status. What ended the exchange as a whole, such as a breach of the frame
 // order, wins over the errors that followed from it.
 func (x *served) status(err error) error {

@@ -32,7 +32,10 @@ import (
 	"gitlab.com/agentk/agentk/internal/route"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// net/http lingers for half a second on a connection that it closes for a rest of a body.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 const (
 	patience = 10 * time.Second

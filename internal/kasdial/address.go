@@ -50,9 +50,6 @@ func parseAddress(address string) (*url.URL, error) {
 // isWebSocket says whether gRPC travels inside WebSocket.
 func isWebSocket(u *url.URL) bool { return u.Scheme == "ws" || u.Scheme == "wss" }
 
-// isSecure says whether the connection uses TLS.
-func isSecure(u *url.URL) bool { return u.Scheme == "grpcs" || u.Scheme == "wss" }
-
 // hostPort is the address with the scheme's default port made explicit.
 func hostPort(u *url.URL) string {
 	port := u.Port()

@@ -65,6 +65,7 @@ const (
 type monitor struct {
 	cfg      Config
 	address  string
+	host     string // of the address, with its port
 	events   chan Event
 	attempts *prometheus.CounterVec
 	latency  prometheus.Histogram
@@ -80,6 +81,7 @@ func newMonitor(cfg Config, target *url.URL) *monitor {
 	return &monitor{
 		cfg:     cfg,
 		address: shown.String(),
+		host:    target.Host,
 		events:  make(chan Event, maxEvents),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gitlab_kas_tunnel_connections_total",

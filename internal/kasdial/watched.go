@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"gitlab.com/agentk/agentk/internal/wsconn"
 )
 
 // watchedCredentials wrap gRPC's own: this is where a connection has passed everything but HTTP/2.
@@ -21,6 +23,7 @@ type watchedCredentials struct {
 func (w *watchedCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	if err != nil {
+		err = wsconn.ExplainTLS(w.monitor.host, err)
 		w.monitor.failed(err)
 		return nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"syscall"
@@ -65,16 +66,19 @@ func TestConn_WriteIsOneBinaryFrame(t *testing.T) {
 
 // The client's writes of 32 KiB, which gRPC makes, must not be fragmented either.
 func TestConn_ClientWriteIsOneFrame(t *testing.T) {
-	near, far := net.Pipe()
-	defer near.Close()
-	defer far.Close()
 	heads := make(chan []byte, 1)
-	go func() {
+	addr := serving(t, func(conn net.Conn, r *http.Request) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+			"Sec-WebSocket-Accept: "+acceptKey(r)+"\r\n\r\n")
 		frame := make([]byte, 4+4+32<<10)
-		_, _ = io.ReadFull(far, frame)
+		_, _ = io.ReadFull(conn, frame)
 		heads <- frame[:4]
-	}()
-	client := clientOver(near)
+	})
+	client, err := (&Dialer{}).Dial(t.Context(), urlOf("ws", addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
 	if _, err := client.Write(make([]byte, 32<<10)); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -53,7 +54,7 @@ func (d *Dialer) Dial(ctx context.Context, target *url.URL) (*Conn, error) {
 	if target.Scheme == "wss" {
 		conn, err = handshake(ctx, conn, d.TLS, target.Hostname())
 		if err != nil {
-			return nil, explainTLS(target.Host, err)
+			return nil, ExplainTLS(target.Host, err)
 		}
 	}
 	c, err := d.open(ctx, conn, target)
@@ -117,8 +118,8 @@ func (d *Dialer) open(ctx context.Context, conn net.Conn, target *url.URL) (*Con
 	return newConn(ws, l), nil
 }
 
-// explainTLS adds the usual cause to a failed TLS handshake.
-func explainTLS(host string, err error) error {
+// ExplainTLS says of a failed TLS handshake with whom it was, and adds its usual cause.
+func ExplainTLS(host string, err error) error {
 	var notTLS tls.RecordHeaderError
 	if errors.As(err, &notTLS) {
 		return fmt.Errorf("TLS handshake with %s: it does not speak TLS: is the scheme ws:// or grpc:// meant? (%w)", host, err)
@@ -133,6 +134,10 @@ func explainHandshake(target *url.URL, err error) error {
 		// The error quotes what came, which is no text.
 		return fmt.Errorf("WebSocket handshake with %s: the answer is not HTTP/1.1: scheme and port do not belong together "+
 			"(a TLS port wants wss:// or grpcs://, a port for plain gRPC wants grpc:// or grpcs://)", target.Host)
+	case target.Scheme == "ws" && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		// What a TLS server says to a request in the clear is not even one line.
+		return fmt.Errorf("WebSocket handshake with %s: it closed the connection without an answer: is it a TLS port, and wss:// meant? (%w)",
+			target.Host, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("WebSocket handshake with %s: no answer within %v", target.Host, answerTimeout)
 	default:

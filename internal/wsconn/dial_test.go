@@ -57,17 +57,23 @@ func TestDial_HelpfulErrors(t *testing.T) {
 		answer string
 		want   []string
 	}{
-		"301": {"HTTP/1.1 301 Moved Permanently\r\nLocation: /-/kubernetes-agent/\r\nContent-Length: 0\r\n\r\n",
-			[]string{"expected handshake response status code 101 but got 301", "trailing slash", "/-/kubernetes-agent/"}},
-		"302": {"HTTP/1.1 302 Found\r\nLocation: https://user:pw@other.example.com/x?token=abc\r\nContent-Length: 0\r\n\r\n",
-			[]string{"got 302", "redirects are not followed", "https://other.example.com/x"}},
+		"301": {
+			"HTTP/1.1 301 Moved Permanently\r\nLocation: /-/kubernetes-agent/\r\nContent-Length: 0\r\n\r\n",
+			[]string{"expected handshake response status code 101 but got 301", "trailing slash", "/-/kubernetes-agent/"},
+		},
+		"302": {
+			"HTTP/1.1 302 Found\r\nLocation: https://user:pw@other.example.com/x?token=abc\r\nContent-Length: 0\r\n\r\n",
+			[]string{"got 302", "redirects are not followed", "https://other.example.com/x"},
+		},
 		"404": {"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n" + page, []string{"got 404", "does not route this path", "you sent: *** ***"}},
 		"502": {"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", []string{"got 502", "kas is not running"}},
 		"426": {"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", []string{"got 426", "removes the headers Upgrade and Connection"}},
 		"407": {"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", []string{"got 407", "HTTPS_PROXY"}},
 		"200": {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", []string{"got 200", "web page"}},
-		"101 of another kind": {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
-			[]string{"its headers are not those of a WebSocket"}},
+		"101 of another kind": {
+			"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+			[]string{"its headers are not those of a WebSocket"},
+		},
 		"no HTTP":        {"\x00\x00\x0f\x04\x00\x00\x00\x00\x00", []string{"scheme and port do not belong together"}},
 		"endless header": {"HTTP/1.1 101 OK\r\n" + strings.Repeat("X-A: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n", 4000), []string{"too long"}},
 		"closed":         {"", []string{"EOF"}},

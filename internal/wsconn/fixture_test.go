@@ -19,8 +19,6 @@ import (
 	"net/url"
 	"testing"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
 
 const testWait = 10 * time.Second
@@ -263,58 +261,6 @@ func certificate(t *testing.T, parent *x509.Certificate, parentKey *ecdsa.Privat
 }
 
 func urlOf(scheme, host string) *url.URL { return &url.URL{Scheme: scheme, Host: host, Path: "/"} }
-
-// clientOver is the client's end on a connection whose handshake is done.
-func clientOver(conn net.Conn) *Conn {
-	l := newLink(conn, nil, nil)
-	return newConn(websocketClient(l), l)
-}
-
-// websocketClient goes through the library's handshake with an answer made on the spot.
-func websocketClient(l *link) *websocket.Conn {
-	near, far := net.Pipe()
-	go func() {
-		defer far.Close()
-		req, err := http.ReadRequest(bufio.NewReader(far))
-		if err != nil {
-			return
-		}
-		_, _ = io.WriteString(far, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+
-			acceptKey(req)+"\r\n\r\n")
-	}()
-	first := &switching{Conn: near, next: l}
-	ws, _, err := (&websocket.Dialer{
-		NetDialContext:  func(context.Context, string, string) (net.Conn, error) { return first, nil },
-		WriteBufferSize: writeBuffer, WriteBufferPool: &writeBuffers,
-	}).Dial("ws://kas/", nil)
-	if err != nil {
-		panic(err)
-	}
-	first.switched = true
-	near.Close()
-	return ws
-}
-
-// switching writes to another connection once switched.
-type switching struct {
-	net.Conn
-	next     net.Conn
-	switched bool
-}
-
-func (s *switching) Write(p []byte) (int, error) {
-	if s.switched {
-		return s.next.Write(p)
-	}
-	return s.Conn.Write(p)
-}
-
-func (s *switching) SetWriteDeadline(t time.Time) error {
-	if s.switched {
-		return s.next.SetWriteDeadline(t)
-	}
-	return s.Conn.SetWriteDeadline(t)
-}
 
 // acceptKey is the proof that a server has read the client's nonce.
 func acceptKey(r *http.Request) string {

@@ -28,11 +28,7 @@ func atRest(before goroutines) error {
 	ctx, cancel := context.WithTimeout(context.Background(), restLimit)
 	defer cancel()
 	return line.Wait(ctx, func(ctx context.Context) error {
-		page, err := ci.KasMetrics(ctx)
-		if err != nil {
-			return err
-		}
-		busy, err := metric(page, `kas_tunnels{state="busy"}`)
+		busy, err := busyStreams(ctx)
 		if err != nil {
 			return err
 		}
@@ -48,6 +44,15 @@ func atRest(before goroutines) error {
 		}
 		return nil
 	})
+}
+
+// busyStreams is how many streams of the tunnel carry a request now.
+func busyStreams(ctx context.Context) (int, error) {
+	page, err := ci.KasMetrics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return metric(page, `kas_tunnels{state="busy"}`)
 }
 
 func countGoroutines(ctx context.Context) (goroutines, error) {

@@ -25,6 +25,9 @@ func TestWatch_Idle(t *testing.T) {
 	}
 	create("before")
 	stdout.wait(t, "configmap/before\n")
+	if busy, err := busyStreams(ctx); err != nil || busy == 0 {
+		t.Errorf("%d streams of the tunnel are busy during a watch, %v", busy, err)
+	}
 	quiet := time.After(idle)
 	t.Parallel() // the other tests go on in the meantime
 	select {

@@ -98,7 +98,7 @@ func (l *Line) WaitAgent(ctx context.Context, name string) (Exit, error) {
 	return l.signalAgent(ctx, name, 0)
 }
 
-func (l *Line) agentArgs(a *Agent) []string {
+func (l *Line) agentArgs(a Agent) []string {
 	address := a.KasAddress
 	if address == "" {
 		address = l.KasAddress()
@@ -127,16 +127,17 @@ func (l *Line) KasAddress() string {
 	return address
 }
 
-// SetAgent changes how an agent is started the next time.
+// SetAgent changes how an agent is started the next time, and its token file at once.
 func (l *Line) SetAgent(name string, change func(*Agent)) error {
-	a, err := l.agent(name)
-	if err != nil {
-		return err
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	change(a)
-	return os.WriteFile(l.path("tokens/"+a.Name), []byte(a.Token+"\n"), 0o600)
+	for i := range l.cfg.Agents {
+		if a := &l.cfg.Agents[i]; a.Name == name {
+			change(a)
+			return os.WriteFile(l.path("tokens/"+name), []byte(a.Token+"\n"), 0o600)
+		}
+	}
+	return fmt.Errorf("line: no agent %q", name)
 }
 
 // StopAgent sends SIGTERM and waits for the end.

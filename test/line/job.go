@@ -9,11 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
@@ -62,12 +62,15 @@ func (l *Line) WriteKubeconfigFor(ctx context.Context, job int64) error {
 }
 
 // writeHandmade writes what kas would print if the job could use every agent.
-func (l *Line) writeHandmade(j *Job, path string) error {
+func (l *Line) writeHandmade(j Job, path string) error {
+	l.mu.Lock()
+	agents := slices.Clone(l.cfg.Agents)
+	l.mu.Unlock()
 	config := clientcmdapi.NewConfig()
 	config.Clusters["gitlab"] = &clientcmdapi.Cluster{Server: l.ProxyURL}
-	for _, a := range l.cfg.Agents {
+	for _, a := range agents {
 		user, name := fmt.Sprintf("agent:%d", a.ID), a.Project+":"+a.Name
-		config.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: bearer(&a, j)}
+		config.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: bearer(a, j)}
 		config.Contexts[name] = &clientcmdapi.Context{Cluster: "gitlab", AuthInfo: user}
 		if config.CurrentContext == "" {
 			config.CurrentContext = name
@@ -151,20 +154,7 @@ func (l *Line) Bearer(job int64, agent string) (string, error) {
 	return bearer(a, j), nil
 }
 
-func bearer(a *Agent, j *Job) string { return fmt.Sprintf("ci:%d:%s", a.ID, j.Token) }
-
-// RESTConfig is a job's way to an agent for client-go.
-func (l *Line) RESTConfig(job int64, agent string) (*rest.Config, error) {
-	token, err := l.Bearer(job, agent)
-	if err != nil {
-		return nil, err
-	}
-	config := &rest.Config{Host: l.ProxyURL, BearerToken: token, QPS: -1}
-	if !l.cfg.PlainProxy {
-		config.CAFile = l.Authority.File
-	}
-	return config, nil
-}
+func bearer(a Agent, j Job) string { return fmt.Sprintf("ci:%d:%s", a.ID, j.Token) }
 
 // HTTPClient is a job's way to an agent for plain HTTP, below ProxyURL. It sends the job's credential unless the request has an
 // Authorization header, follows no redirects and leaves encodings alone. The line closes its idle connections when it stops.

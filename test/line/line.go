@@ -224,14 +224,6 @@ func (l *Line) PushConfig(ctx context.Context, agent, content string) (string, e
 	return l.repositories.push(ctx, a.Project, map[string]string{configPath(agent): content})
 }
 
-// PushFiles pushes files of a project with git (content by path), and returns the commit.
-func (l *Line) PushFiles(ctx context.Context, project string, files map[string]string) (string, error) {
-	if err := l.repositories.create(ctx, project); err != nil {
-		return "", err
-	}
-	return l.repositories.push(ctx, project, files)
-}
-
 // RepositoryDir is the bare repository of a project.
 func (l *Line) RepositoryDir(project string) string {
 	return filepath.Join(l.repositories.dir, project+".git")
@@ -242,22 +234,28 @@ func (l *Line) CloneDir(project string) string { return l.repositories.clone(pro
 
 func (l *Line) path(name string) string { return filepath.Join(l.Dir, name) }
 
-func (l *Line) agent(name string) (*Agent, error) {
-	for i := range l.cfg.Agents {
-		if l.cfg.Agents[i].Name == name {
-			return &l.cfg.Agents[i], nil
+// agent returns how an agent is configured now.
+func (l *Line) agent(name string) (Agent, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.cfg.Agents {
+		if a.Name == name {
+			return a, nil
 		}
 	}
-	return nil, fmt.Errorf("line: no agent %q", name)
+	return Agent{}, fmt.Errorf("line: no agent %q", name)
 }
 
-func (l *Line) job(id int64) (*Job, error) {
-	for i := range l.cfg.Jobs {
-		if l.cfg.Jobs[i].ID == id {
-			return &l.cfg.Jobs[i], nil
+// job returns what a job is now.
+func (l *Line) job(id int64) (Job, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, j := range l.cfg.Jobs {
+		if j.ID == id {
+			return j, nil
 		}
 	}
-	return nil, fmt.Errorf("line: no job %d", id)
+	return Job{}, fmt.Errorf("line: no job %d", id)
 }
 
 // onUnix is an HTTP client whose every connection goes to a unix socket.

@@ -118,16 +118,16 @@ func testTLS(t *testing.T, scheme string) {
 	trustOther := []string{"--kas-ca-cert-file", other.file}
 
 	restart("the line's own authority", nil)
-	restart("the wrong authority", trustOther, "TLS", "certificate signed by unknown authority")
+	restart("the wrong authority", trustOther, "TLS handshake with "+l.AgentAddress, "certificate signed by unknown authority")
 	restart("no verification", append(trustOther, "--kas-insecure-skip-tls-verify"))
 
 	other.replace(t, l, name, time.Now().Add(time.Hour))
-	restart("a certificate for another name", trustOther, "TLS", "127.0.0.1")
+	restart("a certificate for another name", trustOther, "TLS handshake with "+l.AgentAddress, "not 127.0.0.1")
 	restart("a certificate for another name, which is given", append(trustOther, "--kas-tls-server-name", name))
-	restart("the authority of the old certificate", []string{"--kas-tls-server-name", name}, "TLS", "certificate signed by unknown authority")
+	restart("the authority of the old certificate", []string{"--kas-tls-server-name", name}, "TLS handshake with "+l.AgentAddress, "certificate signed by unknown authority")
 
 	other.replace(t, l, "127.0.0.1", time.Now().Add(-time.Minute))
-	restart("an expired certificate", trustOther, "TLS", "certificate has expired")
+	restart("an expired certificate", trustOther, "TLS handshake with "+l.AgentAddress, "certificate has expired")
 
 	// Renewed while the agent tries: it connects by itself.
 	adjust(t, l, agent, func(a *line.Agent) { a.Args = trustOther })
@@ -146,8 +146,8 @@ func TestTLS_SchemeDoesNotFit(t *testing.T) {
 		scheme string
 		wrong  map[string][]string // words of the log, by the scheme that the agent was given
 	}{
-		{line.WSS, map[string][]string{line.WS: {"400"}, line.GRPC: {"do scheme and port belong together"}}},
-		{line.WS, map[string][]string{line.WSS: {"does not speak TLS"}, line.GRPCS: {"TLS"}}},
+		{line.WSS, map[string][]string{line.WS: {"is it a TLS port, and wss:// meant?"}, line.GRPC: {"do scheme and port belong together"}}},
+		{line.WS, map[string][]string{line.WSS: {"does not speak TLS"}, line.GRPCS: {"does not speak TLS"}}},
 	} {
 		t.Run("kas listens for "+kas.scheme, func(t *testing.T) {
 			t.Parallel()
