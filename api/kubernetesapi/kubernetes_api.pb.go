@@ -26,8 +26,8 @@ const (
 type HeaderExtra struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ImpConfig *ImpersonationConfig   `protobuf:"bytes,1,opt,name=imp_config,json=impConfig,proto3" json:"imp_config,omitempty"`
-	// Escaped form of the path, only when it differs from the default encoding of url_path, and only to agents that announce
-	// the service agentk.extensions.KubernetesApi with method EncodedPath. See api/DIVERGENCES.md.
+	// Escaped form of the path, only when url_path alone would give it another meaning (an encoded slash or dot segment), and
+	// only to agents that announce the service agentk.extensions.KubernetesApi with method EncodedPath. See api/DIVERGENCES.md.
 	EscapedPath   string `protobuf:"bytes,1000,opt,name=escaped_path,json=escapedPath,proto3" json:"escaped_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

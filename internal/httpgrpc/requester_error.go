@@ -60,6 +60,7 @@ func newStreamError(ctx context.Context, stage string, err error) *Error {
 	if hop == "" || hop == hopClient {
 		hop = hopAgent
 		if cause := context.Cause(ctx); cause != nil {
+			err = cause // what the call says is only what followed from it
 			if hop = fault.HopOf(cause); hop == "" {
 				hop = hopClient
 			}

@@ -18,8 +18,9 @@ type clock struct{ now atomic.Int64 }
 func (c *clock) Now() time.Time       { return time.Unix(0, c.now.Load()) }
 func (c *clock) pass(d time.Duration) { c.now.Add(int64(d)) }
 func key(n int) cacheKey              { return cacheKey{byte(n), byte(n >> 8)} }
-func errNo() error                    { return fault.New(fault.Unauthenticated, fault.GitLab, "no") }
-func errBroken() error                { return fault.New(fault.Unavailable, fault.GitLab, "broken") }
+func errNo() error { return fault.New(fault.Unauthenticated, fault.GitLab, "no") }
+
+func errBroken() error { return fault.New(fault.Unavailable, fault.GitLab, "broken") }
 
 func counted(n *atomic.Int64, err error) func(context.Context) (int64, error) {
 	return func(context.Context) (int64, error) { return n.Add(1), err }
@@ -181,8 +182,12 @@ func TestCache_Bounded(t *testing.T) {
 func TestUserKey(t *testing.T) {
 	seen := map[cacheKey]string{}
 	for _, c := range []credential{
-		{access: accessPAT, agentID: 1, token: "a"}, {access: accessPAT, agentID: 2, token: "a"}, {access: accessSession, agentID: 1, token: "a"},
-		{access: accessSession, agentID: 1, token: "a", csrf: "b"}, {access: accessSession, agentID: 1, token: "ab"}, {access: accessSession, agentID: 1, csrf: "ab"},
+		{access: accessPAT, agentID: 1, token: "a"},
+		{access: accessPAT, agentID: 2, token: "a"},
+		{access: accessSession, agentID: 1, token: "a"},
+		{access: accessSession, agentID: 1, token: "a", csrf: "b"},
+		{access: accessSession, agentID: 1, token: "ab"},
+		{access: accessSession, agentID: 1, csrf: "ab"},
 	} {
 		k, name := userKey(c), fmt.Sprintf("%+v", c)
 		if other, ok := seen[k]; ok {

@@ -91,7 +91,9 @@ func TestCredential_Accepted(t *testing.T) {
 		{"session by query", session, "gitlab-agent-id=7&gitlab-csrf-token=x", credential{access: accessSession, agentID: 7, token: "a+b c", csrf: "x"}},
 		{"empty CSRF", session, "gitlab-agent-id=7&gitlab-csrf-token=", credential{access: accessSession, agentID: 7, token: "a+b c"}},
 		{
-			"header wins", http.Header{"Cookie": session["Cookie"], "Gitlab-Agent-Id": {"8"}, "X-Csrf-Token": {"h"}}, "gitlab-agent-id=7&gitlab-csrf-token=x",
+			"header wins",
+			http.Header{"Cookie": session["Cookie"], "Gitlab-Agent-Id": {"8"}, "X-Csrf-Token": {"h"}},
+			"gitlab-agent-id=7&gitlab-csrf-token=x",
 			credential{access: accessSession, agentID: 8, token: "a+b c", csrf: "h"},
 		},
 	}

@@ -3,6 +3,7 @@ package kasdial
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,10 @@ const (
 	settingsOffset = 3
 )
 
-var errNoHTTP2 = errors.New("the server does not speak HTTP/2 here: do scheme and port belong together?")
+var (
+	errNoHTTP2 = errors.New("the server does not speak HTTP/2 here: do scheme and port belong together?")
+	errHungUp  = errors.New("the server, or something on the way to it, closed the connection before it spoke HTTP/2: do scheme and port belong together?")
+)
 
 // watchedConn remembers how a connection went, because gRPC does not tell.
 type watchedConn struct {
@@ -104,8 +108,11 @@ func (c *watchedConn) Close() error {
 		c.closed = true
 		failed, err := !c.isHTTP2, c.err
 		c.mu.Unlock()
-		if failed && err == nil {
+		switch {
+		case failed && err == nil:
 			err = errNoHTTP2
+		case failed && errors.Is(err, io.EOF):
+			err = errHungUp
 		}
 		if failed {
 			c.monitor.failed(err)

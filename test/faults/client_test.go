@@ -231,3 +231,11 @@ func sample(page, name string) (float64, error) {
 	}
 	return strconv.ParseFloat(text, 64)
 }
+
+// decode reads a JSON body.
+func decode(t *testing.T, body string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(body), into); err != nil {
+		t.Fatalf("body %q: %v", body, err)
+	}
+}

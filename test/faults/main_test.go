@@ -142,9 +142,10 @@ func doubleLine(t *testing.T) *line.Line {
 func lineConfig(agents ...line.Agent) line.Config {
 	return line.Config{
 		ControlPlane: cluster,
-		Projects: []line.Project{{
-			ID: 42, Path: shop, Groups: []line.Group{{ID: 5, Path: "acme/team"}, {ID: 2, Path: "acme"}},
-		}},
+		Projects: []line.Project{
+			{ID: 42, Path: shop, Groups: []line.Group{{ID: 5, Path: "acme/team"}, {ID: 2, Path: "acme"}}},
+			{ID: 43, Path: infra},
+		},
 		Agents: agents,
 		Jobs: []line.Job{
 			{ID: jobID, Project: shop, Environment: &line.Environment{Name: "production", Slug: "prod", Tier: "production"}},

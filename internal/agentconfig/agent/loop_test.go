@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -95,10 +96,18 @@ func config(commit string, change ...func(c *agentcfg.AgentConfiguration)) *agen
 
 // module notes the project paths of what it is given, which the tests use as a mark.
 type module struct {
-	name    string
-	refuse  string
+	name   string
+	refuse string
+	takes  time.Duration
+
+	mu      sync.Mutex // guards applied
 	applied []string
-	takes   time.Duration
+}
+
+func (m *module) seen() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.applied)
 }
 
 func (m *module) Name() string { return m.name }
@@ -111,16 +120,49 @@ func (m *module) Validate(cfg *agentcfg.AgentConfiguration) error {
 }
 
 func (m *module) Apply(ctx context.Context, cfg *agentcfg.AgentConfiguration) {
+	m.mu.Lock()
 	m.applied = append(m.applied, cfg.ProjectPath)
+	m.mu.Unlock()
 	select {
 	case <-time.After(m.takes):
 	case <-ctx.Done():
 	}
 }
 
-type eventLog struct{ events []Event }
+type eventLog struct {
+	mu     sync.Mutex // guards events
+	events []Event
+}
 
-func (l *eventLog) Emit(_ context.Context, e Event) { l.events = append(l.events, e) }
+func (l *eventLog) Emit(_ context.Context, e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+func (l *eventLog) all() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.events)
+}
+
+// levelLog keeps the newest levels.
+type levelLog struct {
+	mu     sync.Mutex // guards newest
+	newest []zapcore.Level
+}
+
+func (l *levelLog) set(level, grpcLevel zapcore.Level) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = []zapcore.Level{level, grpcLevel}
+}
+
+func (l *levelLog) get() []zapcore.Level {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newest
+}
 
 // fixture is a Loop at the other end of a real gRPC connection, inside a synctest bubble.
 type fixture struct {
@@ -128,7 +170,7 @@ type fixture struct {
 	modules []*module
 	events  *eventLog
 	logs    *observer.ObservedLogs
-	levels  []zapcore.Level
+	levels  levelLog
 	loop    *Loop
 }
 
@@ -150,7 +192,7 @@ func inBubble(t *testing.T, turns []turn, modules []*module, test func(t *testin
 		cfg := Config{
 			Client:     agentconfiguration.NewAgentConfigurationClient(conn),
 			Meta:       func(context.Context) *entity.AgentMeta { return &entity.AgentMeta{Version: "v1"} },
-			SetLevels:  func(level, grpcLevel zapcore.Level) { f.levels = []zapcore.Level{level, grpcLevel} },
+			SetLevels:  f.levels.set,
 			Events:     f.events,
 			Log:        zap.New(core),
 			Registerer: prometheus.NewPedanticRegistry(),
@@ -179,6 +221,13 @@ func inBubble(t *testing.T, turns []turn, modules []*module, test func(t *testin
 	})
 }
 
+// times are when streams were opened.
+func (f *fixture) times() []time.Duration {
+	f.kas.mu.Lock()
+	defer f.kas.mu.Unlock()
+	return slices.Clone(f.kas.at)
+}
+
 func (f *fixture) wantAsked(t *testing.T, commits ...string) {
 	t.Helper()
 	f.kas.mu.Lock()
@@ -198,7 +247,7 @@ func (f *fixture) wantValid(t *testing.T, want float64) {
 func (f *fixture) wantEvents(t *testing.T, reasons ...string) {
 	t.Helper()
 	var got []string
-	for _, e := range f.events.events {
+	for _, e := range f.events.all() {
 		got = append(got, e.Reason)
 		if e.Warning != (e.Reason == ReasonInvalid) {
 			t.Errorf("event %+v has the wrong type", e)
@@ -218,7 +267,7 @@ func TestLoop_AppliesToAllModules(t *testing.T) {
 	a, b := &module{name: "a"}, &module{name: "b"}
 	inBubble(t, []turn{send(hold, config("c1"))}, []*module{a, b}, func(t *testing.T, f *fixture) {
 		for _, m := range f.modules {
-			if diff := cmp.Diff([]string{"c1"}, m.applied); diff != "" {
+			if diff := cmp.Diff([]string{"c1"}, m.seen()); diff != "" {
 				t.Errorf("%s: %s", m.name, diff)
 			}
 		}
@@ -241,8 +290,8 @@ func TestLoop_OrderlyEndReconnectsAtOnceWithTheCommit(t *testing.T) {
 	inBubble(t, []turn{send(old, config("c1"))}, nil, func(t *testing.T, f *fixture) {
 		later(31 * time.Minute)
 		f.wantAsked(t, "", "c1")
-		if f.kas.at[1] != 30*time.Minute {
-			t.Errorf("reconnected after %v", f.kas.at[1])
+		if f.times()[1] != 30*time.Minute {
+			t.Errorf("reconnected after %v", f.times()[1])
 		}
 	})
 }
@@ -250,7 +299,7 @@ func TestLoop_OrderlyEndReconnectsAtOnceWithTheCommit(t *testing.T) {
 func TestLoop_EndAtOnceIsNoBusyLoop(t *testing.T) {
 	inBubble(t, []turn{end(nil), end(nil), end(nil)}, nil, func(t *testing.T, f *fixture) {
 		later(time.Minute)
-		if diff := cmp.Diff([]time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}, f.kas.at); diff != "" {
+		if diff := cmp.Diff([]time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}, f.times()); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -264,11 +313,11 @@ func TestLoop_FailuresBackOff(t *testing.T) {
 			fail := end(status.Error(code, "agent not found"))
 			inBubble(t, []turn{fail, fail, fail}, nil, func(t *testing.T, f *fixture) {
 				later(3 * time.Minute)
-				if len(f.kas.at) != 4 {
-					t.Fatalf("streams at %v, want four", f.kas.at)
+				if len(f.times()) != 4 {
+					t.Fatalf("streams at %v, want four", f.times())
 				}
 				for i, least := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second} {
-					if gap := f.kas.at[i+1] - f.kas.at[i]; gap < least || gap >= 2*least {
+					if gap := f.times()[i+1] - f.times()[i]; gap < least || gap >= 2*least {
 						t.Errorf("gap %d is %v, want [%v, %v)", i, gap, least, 2*least)
 					}
 				}
@@ -296,20 +345,21 @@ func TestLoop_RefusedByKas(t *testing.T) {
 			inBubble(t, turns, []*module{m}, func(t *testing.T, f *fixture) {
 				f.wantValid(t, 0)
 				later(11 * time.Minute)
-				for i := range f.kas.at[1:] {
-					if gap := f.kas.at[i+1] - f.kas.at[i]; gap < 10*time.Second || gap >= 20*time.Second {
+				for i := range f.times()[1:] {
+					if gap := f.times()[i+1] - f.times()[i]; gap < 10*time.Second || gap >= 20*time.Second {
 						t.Errorf("gap %d is %v, want it to stay in [10s, 20s)", i, gap)
 					}
 				}
-				if diff := cmp.Diff([]string{"c1", "c3"}, m.applied); diff != "" {
+				if diff := cmp.Diff([]string{"c1", "c3"}, m.seen()); diff != "" {
 					t.Errorf("applied: %s", diff)
 				}
 				f.wantValid(t, 1)
-				last := f.events.events[len(f.events.events)-1]
+				all := f.events.all()
+				last := all[len(all)-1]
 				if last.Reason != ReasonApplied || !strings.Contains(last.Message, "c3") {
 					t.Errorf("last event %+v", last)
 				}
-				if first := f.events.events[0]; first.Reason != ReasonInvalid || first.Message != status.Convert(refusal).Message() {
+				if first := all[0]; first.Reason != ReasonInvalid || first.Message != status.Convert(refusal).Message() {
 					t.Errorf("first event %+v", first)
 				}
 				if n := f.logs.FilterMessageSnippet("refused").FilterLevelExact(zapcore.WarnLevel).Len(); n != 1 {
@@ -344,13 +394,13 @@ func TestLoop_ModuleRefuses(t *testing.T) {
 	inBubble(t, []turn{send(end(nil), config("c1"), config("c2"))}, []*module{a, b}, func(t *testing.T, f *fixture) {
 		later(time.Minute)
 		for _, m := range f.modules {
-			if diff := cmp.Diff([]string{"c1"}, m.applied); diff != "" {
+			if diff := cmp.Diff([]string{"c1"}, m.seen()); diff != "" {
 				t.Errorf("%s: %s", m.name, diff)
 			}
 		}
 		f.wantValid(t, 0)
 		f.wantEvents(t, ReasonInvalid)
-		if e := f.events.events[0]; e.Message != "b: cannot do that" {
+		if e := f.events.all()[0]; e.Message != "b: cannot do that" {
 			t.Errorf("event %+v", e)
 		}
 		f.wantAsked(t, "", "c2") // only another commit can help
@@ -368,10 +418,10 @@ func TestLoop_SlowModuleGetsTheNewestOnly(t *testing.T) {
 	turns := []turn{step(config("c1"), step(config("c2"), step(config("c3"), hold)))}
 	inBubble(t, turns, []*module{slow, fast}, func(t *testing.T, f *fixture) {
 		later(2 * time.Minute)
-		if diff := cmp.Diff([]string{"c1", "c3"}, slow.applied); diff != "" {
+		if diff := cmp.Diff([]string{"c1", "c3"}, slow.seen()); diff != "" {
 			t.Errorf("slow: %s", diff)
 		}
-		if diff := cmp.Diff([]string{"c1", "c2", "c3"}, fast.applied); diff != "" {
+		if diff := cmp.Diff([]string{"c1", "c2", "c3"}, fast.seen()); diff != "" {
 			t.Errorf("fast: %s", diff)
 		}
 	})
@@ -393,10 +443,10 @@ func TestLoop_IdentityIsPinned(t *testing.T) {
 				f.wantValid(t, 0)
 				later(time.Minute)
 				f.wantAsked(t, "", "c1") // the commit does not count as received
-				if diff := cmp.Diff([]string{"c1", "c3"}, m.applied); diff != "" {
+				if diff := cmp.Diff([]string{"c1", "c3"}, m.seen()); diff != "" {
 					t.Error(diff)
 				}
-				if e := f.events.events[0]; !strings.Contains(e.Message, test.want) {
+				if e := f.events.all()[0]; !strings.Contains(e.Message, test.want) {
 					t.Errorf("event %+v", e)
 				}
 				f.wantValid(t, 1)
@@ -419,7 +469,7 @@ func TestLoop_BadMessages(t *testing.T) {
 			inBubble(t, []turn{send(end(nil), resp), send(hold, config("c2"))}, []*module{m}, func(t *testing.T, f *fixture) {
 				later(time.Minute)
 				f.wantAsked(t, "", "")
-				if diff := cmp.Diff([]string{"c2"}, m.applied); diff != "" {
+				if diff := cmp.Diff([]string{"c2"}, m.seen()); diff != "" {
 					t.Error(diff)
 				}
 			})
@@ -459,11 +509,11 @@ func TestLoop_LevelsAndIgnoredKeys(t *testing.T) {
 	turns := []turn{send(pause(send(pause(send(hold, config("c3"))), config("c2", set))), config("c1", set))}
 	inBubble(t, turns, nil, func(t *testing.T, f *fixture) {
 		want := []zapcore.Level{zapcore.DebugLevel, zapcore.WarnLevel}
-		if diff := cmp.Diff(want, f.levels); diff != "" {
+		if diff := cmp.Diff(want, f.levels.get()); diff != "" {
 			t.Errorf("levels: %s", diff)
 		}
 		later(3 * time.Minute)
-		if diff := cmp.Diff([]zapcore.Level{zapcore.InfoLevel, zapcore.ErrorLevel}, f.levels); diff != "" {
+		if diff := cmp.Diff([]zapcore.Level{zapcore.InfoLevel, zapcore.ErrorLevel}, f.levels.get()); diff != "" {
 			t.Errorf("levels without the section: %s", diff)
 		}
 		ignored := f.logs.FilterMessageSnippet("not supported yet, ignored").All()

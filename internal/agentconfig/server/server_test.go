@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,11 +136,27 @@ func TestConfiguration_BackendChangeWakes(t *testing.T) {
 
 // lostPushes is a subscription that ends now and then.
 type lostPushes struct {
+	mu         sync.Mutex // guards all below
 	subscribed int
 	current    chan string
 }
 
+// lose ends the subscription.
+func (p *lostPushes) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.current)
+}
+
+func (p *lostPushes) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.subscribed
+}
+
 func (p *lostPushes) Subscribe(ctx context.Context) (<-chan string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.subscribed++
 	if p.subscribed == 2 {
 		return nil, fault.New(fault.Unavailable, fault.Kas, "no store")
@@ -159,12 +176,12 @@ func TestConfiguration_LostSubscriptionLooksAnew(t *testing.T) {
 		s := f.open(t, modern)
 		s.wantCommit(t, "c1")
 		f.commit("c2", "")
-		close(pushes.current)
+		pushes.lose()
 		if r := s.wantCommit(t, "c2"); r.at > time.Second {
 			t.Errorf("sent %v after the subscription was lost", r.at)
 		}
-		if pushes.subscribed != 3 {
-			t.Errorf("subscribed %d times, want 3", pushes.subscribed)
+		if n := pushes.count(); n != 3 {
+			t.Errorf("subscribed %d times, want 3", n)
 		}
 	}, func(f *fixture) { f.pushes = pushes })
 }
