@@ -5,8 +5,9 @@ go 1.26.0
 require (
 	github.com/bufbuild/protocompile v0.14.1 // compiles api/*.proto for "make gen" without protoc
 	github.com/fsnotify/fsnotify v1.10.1 // notices changed configuration, certificate and repository files
+	github.com/go-git/go-billy/v5 v5.9.2 // the file system that go-git reads through
 	github.com/go-git/go-git/v5 v5.19.3 // reads bare repositories of the standalone backend
-	github.com/golang-jwt/jwt/v5 v5.3.1 // checks that no token of kas is mistaken for another
+	github.com/go-logr/logr v1.4.4 // carries the Kubernetes libraries' log lines into ours
 	github.com/google/go-cmp v0.7.0 // readable differences in tests
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // WebSocket with settable buffers
 	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0 // grpc_server_* and grpc_client_* metrics
@@ -18,7 +19,6 @@ require (
 	golang.org/x/net v0.60.0 // proxy environment rules; raw HTTP/2 frames in tests
 	golang.org/x/sync v0.23.0 // single-flight look-ups
 	golang.org/x/sys v0.48.0 // file locks of the test bed
-	golang.org/x/time v0.15.0 // token buckets
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // google.rpc.Status of the tunnel protocol
 	google.golang.org/grpc v1.85.0 // the protocol between agentk and kas
 	google.golang.org/protobuf v1.36.12 // messages of that protocol
@@ -26,6 +26,7 @@ require (
 	k8s.io/api v0.37.2 // Kubernetes objects: Events, TokenRequest
 	k8s.io/apimachinery v0.37.2 // Kubernetes Status and errors
 	k8s.io/client-go v0.37.2 // the agent's way to its API server
+	k8s.io/klog/v2 v2.140.0 // the Kubernetes libraries' log, redirected
 	pgregory.net/rapid v1.3.0 // model tests of the tunnel registry
 	sigs.k8s.io/yaml v1.6.0 // YAML answers for clients that ask for them
 )
@@ -43,8 +44,6 @@ require (
 	github.com/emirpasic/gods v1.18.1 // indirect
 	github.com/fxamacker/cbor/v2 v2.9.1 // indirect
 	github.com/go-git/gcfg v1.5.1-0.20230307220236-3a3c6141e376 // indirect
-	github.com/go-git/go-billy/v5 v5.9.2 // indirect
-	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-openapi/jsonpointer v1.0.0 // indirect
 	github.com/go-openapi/jsonreference v1.0.0 // indirect
 	github.com/go-openapi/swag v0.27.1 // indirect
@@ -68,7 +67,6 @@ require (
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/kevinburke/ssh_config v1.2.0 // indirect
 	github.com/kylelemons/godebug v1.1.0 // indirect
-	github.com/moby/spdystream v0.5.1 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
@@ -87,12 +85,11 @@ require (
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/term v0.46.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
+	golang.org/x/time v0.15.0 // indirect
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/warnings.v0 v0.1.2 // indirect
-	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
-	k8s.io/streaming v0.37.2 // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -34,7 +35,8 @@ type job struct {
 // newJob makes a namespace in which the job's project may do what ClusterRole admin allows.
 func newJob(t *testing.T) job {
 	t.Helper()
-	name := strings.Trim(strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test"))), "-")
+	name := strings.TrimPrefix(t.Name(), "Test") + "-" + rand.Text()[:5] // a test may run more than once
+	name = strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(name))
 	err := cluster.Apply(soon(t), fmt.Sprintf(`
 {apiVersion: v1, kind: Namespace, metadata: {name: %[1]s}}
 ---

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -52,7 +53,7 @@ func (s suite) Run() int {
 		return 1
 	}
 	code := s.m.Run()
-	if err := atRest(before); err != nil {
+	if err := errors.Join(atRest(before), quietLogs()); err != nil {
 		fmt.Fprintln(os.Stderr, "after all tests:", err)
 		code = 1
 	}

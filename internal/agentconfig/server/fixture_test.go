@@ -260,6 +260,7 @@ func (s *stream) silent(t *testing.T, d time.Duration) {
 
 func (f *fixture) wantResults(t *testing.T, sent, rejected, failed float64) {
 	t.Helper()
+	synctest.Wait() // a message is counted after it was sent
 	for result, want := range map[string]float64{resultSent: sent, resultRejected: rejected, resultError: failed} {
 		if got := testutil.ToFloat64(f.server.results.WithLabelValues(result)); got != want {
 			t.Errorf("kas_config_pushes_total{result=%q} is %v, want %v", result, got, want)

@@ -197,35 +197,43 @@ func TestConfiguration_Rejected(t *testing.T) {
 	}{
 		{
 			"unknown key", func(w *world) { w.files["0123456789"+demoPath] = "ci_access:\n  proyects: []\n" },
-			codes.FailedPrecondition, []string{demoPath, "commit 01234567:", "ci_access.proyects", "line 2"},
+			codes.FailedPrecondition,
+			[]string{demoPath, "commit 01234567:", "ci_access.proyects", "line 2"},
 		},
 		{
 			"broken rule", func(w *world) { w.files["0123456789"+demoPath] = "ci_access:\n  projects:\n  - default_namespace: a\n" },
-			codes.FailedPrecondition, []string{"ci_access.projects[0].id", "line 3"},
+			codes.FailedPrecondition,
+			[]string{"ci_access.projects[0].id", "line 3"},
 		},
 		{
 			"not YAML", func(w *world) { w.files["0123456789"+demoPath] = "a: [" },
-			codes.FailedPrecondition, []string{demoPath, "line"},
+			codes.FailedPrecondition,
+			[]string{demoPath, "line"},
 		},
 		{
 			"too large", func(w *world) { w.files["0123456789"+demoPath] = strings.Repeat("#", maxSize+1) },
-			codes.FailedPrecondition, []string{demoPath, "larger than 1000 bytes"},
+			codes.FailedPrecondition,
+			[]string{demoPath, "larger than 1000 bytes"},
 		},
 		{
 			"a symbolic link", func(w *world) { w.fileErr = git(fault.FailedPrecondition, "not a regular file") },
-			codes.FailedPrecondition, []string{demoPath, "not a regular file"},
+			codes.FailedPrecondition,
+			[]string{demoPath, "not a regular file"},
 		},
 		{
 			"a name that is a path", func(w *world) { w.agent.Name = "../../etc" },
-			codes.FailedPrecondition, []string{"not an agent name"},
+			codes.FailedPrecondition,
+			[]string{"not an agent name"},
 		},
 		{
 			"no branch", func(w *world) { w.headErr = git(fault.NotFound, "branch main does not exist") },
-			codes.NotFound, []string{"repository poll failed: ", "group/agents", "branch main does not exist"},
+			codes.NotFound,
+			[]string{"repository poll failed: ", "group/agents", "branch main does not exist"},
 		},
 		{
 			"no repository", func(w *world) { w.headErr = git(fault.NotFound, "repository does not exist") },
-			codes.NotFound, []string{"repository poll failed: ", "group/agents", "repository does not exist"},
+			codes.NotFound,
+			[]string{"repository poll failed: ", "group/agents", "repository does not exist"},
 		},
 	}
 	for _, test := range tests {

@@ -5,20 +5,16 @@ package middlebox
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"gitlab.com/agentk/agentk/test/line"
 )
 
-// idle is longer than the 60 s after which nginx and squid cut a connection that says nothing; kas pings every 50 s.
-const idle = 78 * time.Second
-
 func TestNginx(t *testing.T) {
 	t.Parallel()
 	n := reserveNginx(t)
-	agents, jobs := pairs("nginx-ws", "nginx-grpc", "nginx-ws-idle", "nginx-grpc-idle", "nginx-no-slash", "nginx-wrong-path")
+	agents, jobs := pairs("nginx-ws", "nginx-grpc", "nginx-no-slash", "nginx-wrong-path")
 	for i, address := range []string{
-		n.agentURL(), n.nativeURL(), n.agentURL(), n.nativeURL(), strings.TrimSuffix(n.agentURL(), "/"), "wss://" + n.address + "/agents/",
+		n.agentURL(), n.nativeURL(), strings.TrimSuffix(n.agentURL(), "/"), "wss://" + n.address + "/agents/",
 	} {
 		agents[i].KasAddress = address
 	}
@@ -29,60 +25,21 @@ func TestNginx(t *testing.T) {
 	n.serve(t, l, "")
 
 	t.Run("websocket", func(t *testing.T) {
-		t.Parallel()
 		connect(t, l, "nginx-ws")
 		workThrough(t, l, 1, "nginx-ws")
 	})
 	t.Run("grpc", func(t *testing.T) {
-		t.Parallel()
 		connect(t, l, "nginx-grpc")
 		workThrough(t, l, 2, "nginx-grpc")
 	})
-	t.Run("websocket idle", func(t *testing.T) {
-		t.Parallel()
-		stayIdle(t, l, "nginx-ws-idle", 3)
-	})
-	t.Run("grpc idle", func(t *testing.T) {
-		t.Parallel()
-		stayIdle(t, l, "nginx-grpc-idle", 4)
-	})
 	t.Run("no trailing slash", func(t *testing.T) {
-		t.Parallel()
 		wantLine(t, "log of the agent", launch(t, l, "nginx-no-slash"),
 			"Cannot connect to gRPC server", "got 301", "final URL", "trailing slash", "/-/kubernetes-agent/")
 	})
 	t.Run("wrong path", func(t *testing.T) {
-		t.Parallel()
 		wantLine(t, "log of the agent", launch(t, l, "nginx-wrong-path"),
 			"Cannot connect to gRPC server", "got 404", "reverse proxy in front of kas", "404 Not Found")
 	})
-}
-
-// stayIdle has an agent serve one watch on which nothing happens for longer than any middlebox waits, and then an event.
-func stayIdle(t *testing.T, l *line.Line, agent string, job int64) {
-	t.Helper()
-	connect(t, l, agent)
-	kubectl(t, l, job, "create", "namespace", agent)
-	apply(t, l, job, agent, "first", "one")
-	w := startWatch(t, l, job, agent)
-	w.want(t, "configmap/first")
-	time.Sleep(idle) // not a wait for something: silence is what is tested
-	w.wantNone(t)
-	// The administrator makes the event: the first bytes on the line come from the cluster.
-	if _, err := cluster.Kubectl(soon(t), "-n", agent, "create", "configmap", "second"); err != nil {
-		t.Fatal(err)
-	}
-	w.want(t, "configmap/second")
-	kubectl(t, l, job, "-n", agent, "get", "configmaps")
-	log := l.AgentLog(agent)
-	if got := strings.Count(log, "Connected to gRPC server"); got != 1 {
-		t.Errorf("the agent connected %d times, want once", got)
-	}
-	for _, level := range []string{`"level":"warn"`, `"level":"error"`} {
-		if strings.Contains(log, level) {
-			t.Errorf("the agent's log has a line of %s", level)
-		}
-	}
 }
 
 func TestNginx_HeaderAndOutage(t *testing.T) {

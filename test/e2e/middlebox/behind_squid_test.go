@@ -79,16 +79,3 @@ func testSquid(t *testing.T, schemes [2]string) {
 	}
 	wantLine(t, "log of squid", s.accessLog(t), "CONNECT "+target, "TCP_TUNNEL/200", "127.0.0.1")
 }
-
-func TestSquid_IdleTunnel(t *testing.T) {
-	t.Parallel()
-	s := newSquid(t)
-	s.start(t)
-	agents, jobs := pairs("squid-idle")
-	l := line.StartT(t, line.Config{ControlPlane: cluster, Scheme: line.WSS, Hosts: []string{kasName}, Agents: agents, Jobs: jobs})
-	adjust(t, l, "squid-idle", func(a *line.Agent) {
-		a.KasAddress = strings.Replace(l.KasAddress(), "127.0.0.1", kasName, 1)
-		a.Env = s.env()
-	})
-	stayIdle(t, l, "squid-idle", 1)
-}

@@ -43,7 +43,7 @@ type squid struct{ program }
 func newSquid(t *testing.T) *squid {
 	t.Helper()
 	s := &squid{program{
-		path: tool.Debian(t, "squid", "squid"), dir: t.TempDir(), address: net.JoinHostPort("127.0.0.1", freePort(t)),
+		path: tool.Debian(t, "squid", "squid"), dir: openDir(t), address: net.JoinHostPort("127.0.0.1", freePort(t)),
 	}}
 	conf := filepath.Join(s.dir, "squid.conf")
 	s.args = []string{"-N", "-f", conf}
@@ -59,6 +59,21 @@ func newSquid(t *testing.T) *squid {
 	}
 	s.showOnFailure(t, "output.log", "cache.log", "access.log")
 	return s
+}
+
+// openDir is a temporary folder that another user can be given: those of a test are inside one that only the test's user may enter.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "squid-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // dropRoot makes squid start as the user it would change to: a process that changes its user forgets to die with us.

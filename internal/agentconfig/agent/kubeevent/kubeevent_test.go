@@ -126,15 +126,18 @@ func TestEmit_FindsTheDeployment(t *testing.T) {
 		want    corev1.ObjectReference
 	}{
 		{
-			"a Deployment", map[string]string{podPath: pod, setPath: set},
+			"a Deployment",
+			map[string]string{podPath: pod, setPath: set},
 			corev1.ObjectReference{Kind: "Deployment", APIVersion: "apps/v1", Namespace: "ns", Name: "agentk", UID: "deployment-uid"},
 		},
 		{
-			"a replica set that may not be read", map[string]string{podPath: pod},
+			"a replica set that may not be read",
+			map[string]string{podPath: pod},
 			corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
 		},
 		{
-			"a bare pod", map[string]string{podPath: bare},
+			"a bare pod",
+			map[string]string{podPath: bare},
 			corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
 		},
 		{
