@@ -8,6 +8,7 @@ require (
 	github.com/go-git/go-billy/v5 v5.9.2 // the file system that go-git reads through
 	github.com/go-git/go-git/v5 v5.19.3 // reads bare repositories of the standalone backend
 	github.com/go-logr/logr v1.4.4 // carries the Kubernetes libraries' log lines into ours
+	github.com/golang-jwt/jwt/v5 v5.3.1 // signs and checks the tokens between GitLab and kas
 	github.com/google/go-cmp v0.7.0 // readable differences in tests
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // WebSocket with settable buffers
 	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0 // grpc_server_* and grpc_client_* metrics
@@ -19,6 +20,7 @@ require (
 	golang.org/x/net v0.60.0 // proxy environment rules; raw HTTP/2 frames in tests
 	golang.org/x/sync v0.23.0 // single-flight look-ups
 	golang.org/x/sys v0.48.0 // file locks of the test bed
+	golang.org/x/time v0.15.0 // token buckets before GitLab and Gitaly
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // google.rpc.Status of the tunnel protocol
 	google.golang.org/grpc v1.85.0 // the protocol between agentk and kas
 	google.golang.org/protobuf v1.36.12 // messages of that protocol
@@ -85,7 +87,6 @@ require (
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/term v0.46.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
-	golang.org/x/time v0.15.0 // indirect
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/warnings.v0 v0.1.2 // indirect

@@ -44,6 +44,9 @@ type Config struct {
 	CacheTTL time.Duration
 	// ErrorTTL is how long a refusal is reused.
 	ErrorTTL time.Duration
+	// RefreshPeriod is how often, at least, the backend is asked about every token that has sessions: a backend that tells no
+	// changes is asked whether the token is still good, and sees that its agent is alive. 0: it is not asked for that.
+	RefreshPeriod time.Duration
 	// Limiter counts connections; nil counts in this process only.
 	Limiter Limiter
 	// ConnectionsPerMinute limits new connections per token; 0 means no limit.
@@ -142,6 +145,8 @@ func (a *Authenticator) Run(ctx context.Context) error {
 	again := time.NewTimer(0)
 	again.Stop()
 	defer again.Stop()
+	tick, stopTicks := a.refreshTicks()
+	defer stopTicks()
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,6 +157,9 @@ func (a *Authenticator) Run(ctx context.Context) error {
 			changed = a.cfg.Backend.Changed()
 			a.agents.forget()
 			a.generation.Add(1)
+		case <-tick:
+			a.refresh(ctx)
+			continue
 		case <-a.recheck:
 		case <-again.C:
 		}

@@ -38,9 +38,12 @@ func newAgents() *agents {
 
 func (b *agents) AgentByToken(ctx context.Context, token string) (backend.Agent, error) {
 	b.lookups.Add(1)
-	if b.gate != nil {
+	b.mu.Lock()
+	gate := b.gate
+	b.mu.Unlock()
+	if gate != nil {
 		select {
-		case <-b.gate:
+		case <-gate:
 		case <-ctx.Done():
 			return backend.Agent{}, ctx.Err()
 		}

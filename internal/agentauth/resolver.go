@@ -35,6 +35,7 @@ type resolver struct {
 type answer struct {
 	agent   backend.Agent
 	err     error
+	asked   time.Time
 	expires time.Time
 }
 
@@ -52,8 +53,13 @@ func newResolver(cfg Config) *resolver {
 
 // agent answers from the cache, or joins or starts a look-up.
 func (r *resolver) agent(ctx context.Context, token string, key tokenKey) (backend.Agent, error) {
+	return r.resolve(ctx, token, key, false)
+}
+
+// resolve looks into the cache unless anew is set.
+func (r *resolver) resolve(ctx context.Context, token string, key tokenKey, anew bool) (backend.Agent, error) {
 	r.mu.Lock()
-	if known, ok := r.cache[key]; ok {
+	if known, ok := r.cache[key]; ok && !anew {
 		if time.Now().Before(known.expires) {
 			r.mu.Unlock()
 			return known.agent, known.err
@@ -84,6 +90,7 @@ func (r *resolver) agent(ctx context.Context, token string, key tokenKey) (backe
 func (r *resolver) ask(question *lookup, token string, key tokenKey, epoch uint64) {
 	ctx, cancel := context.WithTimeout(r.base, lookupTimeout)
 	defer cancel()
+	question.asked = time.Now()
 	question.agent, question.err = r.cfg.Backend.AgentByToken(ctx, token)
 	now := time.Now()
 	ttl := r.cfg.CacheTTL

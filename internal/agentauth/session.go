@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/fault"
 )
 
@@ -22,7 +23,8 @@ const (
 type liveToken struct {
 	token    string
 	key      tokenKey
-	agentID  int64 // 0: not known yet; only the loop of Run uses it
+	agentID  int64     // 0: not known yet; only the loop of Run uses it
+	asked    time.Time // when the backend answered last, at the latest when the session began; only the loop of Run uses it
 	sessions map[*session]struct{}
 }
 
@@ -41,7 +43,7 @@ func (a *Authenticator) Session(ctx context.Context) (context.Context, func()) {
 	a.mu.Lock()
 	token := a.live[r.key]
 	if token == nil {
-		token = &liveToken{token: r.token, key: r.key, sessions: make(map[*session]struct{})}
+		token = &liveToken{token: r.token, key: r.key, asked: time.Now(), sessions: make(map[*session]struct{})}
 		a.live[r.key] = token
 	}
 	token.sessions[s] = struct{}{}
@@ -70,6 +72,18 @@ func (a *Authenticator) requestRecheck() {
 
 // revalidate checks every live token once and ends the sessions of those that are refused. It says whether all could be checked.
 func (a *Authenticator) revalidate(ctx context.Context) bool {
+	var trouble atomic.Bool
+	a.forLive(func(*liveToken) bool { return true }, func(t *liveToken) {
+		agent, err := a.agents.agent(ctx, t.token, t.key)
+		if !a.judge(t, agent, err) {
+			trouble.Store(true)
+		}
+	})
+	return !trouble.Load()
+}
+
+// forLive calls do, by several workers, for the live tokens that are wanted.
+func (a *Authenticator) forLive(wanted func(*liveToken) bool, do func(*liveToken)) {
 	a.mu.Lock()
 	tokens := make(chan *liveToken, len(a.live))
 	for _, t := range a.live {
@@ -77,24 +91,22 @@ func (a *Authenticator) revalidate(ctx context.Context) bool {
 	}
 	a.mu.Unlock()
 	close(tokens)
-	var trouble atomic.Bool
 	var workers sync.WaitGroup
 	for range min(recheckWorkers, len(tokens)) {
 		workers.Go(func() {
 			for t := range tokens {
-				if !a.check(ctx, t) {
-					trouble.Store(true)
+				if wanted(t) {
+					do(t)
 				}
 			}
 		})
 	}
 	workers.Wait()
-	return !trouble.Load()
 }
 
-// check says whether the question could be answered.
-func (a *Authenticator) check(ctx context.Context, t *liveToken) bool {
-	agent, err := a.agents.agent(ctx, t.token, t.key)
+// judge ends the sessions of a token that is refused, or that stands for another agent now. It says whether the question about
+// it could be answered.
+func (a *Authenticator) judge(t *liveToken, agent backend.Agent, err error) bool {
 	switch {
 	case err == nil && (t.agentID == 0 || t.agentID == agent.ID):
 		t.agentID = agent.ID

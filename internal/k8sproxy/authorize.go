@@ -19,6 +19,9 @@ type grant struct {
 	// identity is nil for the agent's own account.
 	identity *kubernetesapi.ImpersonationConfig
 	username string
+	userID   int64
+	// configProjectID is the project that configures the agent.
+	configProjectID int64
 	// jobID and projectID are 0 for users.
 	jobID, projectID int64
 }
@@ -46,11 +49,12 @@ func (p *Proxy) authorizeJob(ctx context.Context, c credential) (grant, *refusal
 	if err != nil {
 		return grant{}, jobRefusal(err)
 	}
-	g := grant{username: answer.GetUser().GetUsername(), jobID: answer.GetJob().GetId(), projectID: answer.GetProject().GetId()}
+	g := grant{username: answer.GetUser().GetUsername(), userID: answer.GetUser().GetId(), jobID: answer.GetJob().GetId(), projectID: answer.GetProject().GetId()}
 	for _, agent := range answer.GetAllowedAgents() {
 		if agent.GetId() != c.agentID {
 			continue
 		}
+		g.configProjectID = agent.GetConfigProject().GetId()
 		if g.identity, err = identity.ForJob(agent, answer); err != nil {
 			return grant{}, &refusal{
 				code: http.StatusInternalServerError, hop: fault.Kas, msg: "Failed to construct impersonation config: " + err.Error(),
@@ -117,7 +121,10 @@ func (p *Proxy) authorizeUser(ctx context.Context, c credential) (grant, *refusa
 			code: http.StatusInternalServerError, hop: fault.Kas, msg: "Failed to construct user impersonation config: " + err.Error(),
 		}
 	}
-	return grant{identity: id, username: answer.GetUser().GetUsername()}, nil
+	return grant{
+		identity: id, username: answer.GetUser().GetUsername(), userID: answer.GetUser().GetId(),
+		configProjectID: answer.GetAgent().GetConfigProject().GetId(),
+	}, nil
 }
 
 var errOtherAgent = errors.New("the answer is about another agent")

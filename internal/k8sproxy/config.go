@@ -30,6 +30,11 @@ type UserAuthorizer interface {
 	AuthorizeUser(ctx context.Context, q *gitlabapi.AuthorizeProxyUserRequest) (*gitlabapi.AuthorizeProxyUserResponse, error)
 }
 
+// Usage counts requests that were authorized. kind is "ci", "pat" or "user", after the credential. It must not wait.
+type Usage interface {
+	ProxyRequest(kind string, userID, agentID, configProjectID int64)
+}
+
 const (
 	defaultCacheEntries  = 10_000
 	defaultListenGrace   = 5 * time.Second
@@ -55,6 +60,10 @@ type Config struct {
 	AllowedAgentCacheTTL time.Duration
 	// AllowedAgentCacheErrorTTL is how long a refusal is believed. 0: refusals are not cached.
 	AllowedAgentCacheErrorTTL time.Duration
+	// ExtraAllowedResponseHeaders are names of a cluster's response headers that browser sessions get besides the usual ones.
+	ExtraAllowedResponseHeaders []string
+	// Usage is nil if nobody counts.
+	Usage Usage
 	// CacheEntries bounds the cache; 0 is 10 000.
 	CacheEntries int
 	// ShowTraceID adds the trace id to error messages; meant for a kas that exports traces.
@@ -100,6 +109,7 @@ type Proxy struct {
 	prefix        string
 	escapedPrefix string
 	metrics       *metrics
+	policy        *responsePolicy
 	jobs          *cache[*gitlabapi.AllowedAgentsForJob]
 	users         *cache[*gitlabapi.AuthorizeProxyUserResponse]
 	inflight      inflight
@@ -108,6 +118,10 @@ type Proxy struct {
 // New returns a Proxy. It fails if the configuration is incomplete or its metrics cannot be registered.
 func New(cfg Config) (*Proxy, error) {
 	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	policy, err := newResponsePolicy(cfg.ExtraAllowedResponseHeaders, cfg.Log)
+	if err != nil {
 		return nil, err
 	}
 	m, err := newMetrics(cfg.Registerer)
@@ -120,6 +134,7 @@ func New(cfg Config) (*Proxy, error) {
 		prefix:        cfg.URLPathPrefix,
 		escapedPrefix: (&url.URL{Path: cfg.URLPathPrefix}).EscapedPath(),
 		metrics:       m,
+		policy:        policy,
 		jobs:          newCache[*gitlabapi.AllowedAgentsForJob](limits),
 		users:         newCache[*gitlabapi.AuthorizeProxyUserResponse](limits),
 	}, nil

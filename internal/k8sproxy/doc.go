@@ -18,5 +18,6 @@
 //     of its own to the agent. Logs carry neither queries nor what a malformed credential contained.
 //
 // What a cluster can not do: speak for the host name of kas, which may share a site with GitLab. CORS headers, cookies, and
-// headers that bind a whole host are dropped, and so is the mark that only kas puts on its own 401.
+// headers that bind a whole host are dropped, and so is the mark that only kas puts on its own 401. A browser's session gets
+// headers by an allow-list only, and the answer in a sandbox (policy.go): no page of a cluster acts as a page of GitLab.
 package k8sproxy

@@ -68,7 +68,7 @@ func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request,
 	x.Respond = func(status int, peer http.Header) {
 		// From here on a panic can only end the connection.
 		t.committed = true
-		responseHeader(w.Header(), status, peer)
+		p.policy.apply(w.Header(), status, peer, t.credential)
 		if status == http.StatusSwitchingProtocols {
 			t.upgraded = true
 			p.metrics.upgrades.Inc()

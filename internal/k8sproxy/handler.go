@@ -97,7 +97,17 @@ func (p *Proxy) serve(t *transaction, w http.ResponseWriter, r *http.Request) *r
 		}
 		return why
 	}
+	p.count(t)
 	return p.forward(t, w, r, to, t.grant)
+}
+
+// usageKinds are the credentials in the words of usage reports.
+var usageKinds = map[access]string{accessCI: "ci", accessPAT: "pat", accessSession: "user"}
+
+func (p *Proxy) count(t *transaction) {
+	if p.cfg.Usage != nil {
+		p.cfg.Usage.ProxyRequest(usageKinds[t.credential.access], t.grant.userID, t.credential.agentID, t.grant.configProjectID)
+	}
 }
 
 func (p *Proxy) refuse(t *transaction, w http.ResponseWriter, r *http.Request, why *refusal) {

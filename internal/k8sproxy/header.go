@@ -21,12 +21,6 @@ var droppedRequest = [...]string{headerAuthorization, headerCookie, headerAgentI
 // Kubernetes front-proxy protocol, the second would claim another origin of the request, the third is the routing of kas.
 var droppedRequestPrefixes = [...]string{"X-Remote-", "X-Forwarded-", "Kas-Hop-"}
 
-// droppedResponse would let a cluster speak for the host of kas, besides the CORS headers. The last one is the mark that only
-// kas itself puts on an answer.
-var droppedResponse = [...]string{
-	"Set-Cookie", "Set-Cookie2", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", headerUnauthorized,
-}
-
 // impersonates looks for impersonation headers of the client: sent, and named in Connection, which would remove them here and
 // make the request somebody else's.
 func impersonates(h http.Header) (bool, bool) {
@@ -62,31 +56,6 @@ func requestHeader(client http.Header) http.Header {
 	httpgrpc.RestoreUpgrade(h, upgrade)
 	h.Add(headerVia, via())
 	return h
-}
-
-// responseHeader adds the cluster's header to what kas has set for the client. kas wins, but for Vary, which is both.
-func responseHeader(h http.Header, status int, cluster http.Header) {
-	var upgrade []string
-	if status == http.StatusSwitchingProtocols {
-		upgrade = httpgrpc.UpgradeOf(cluster)
-	}
-	httpgrpc.RemoveHopByHop(cluster)
-	for _, name := range corsHeaders {
-		cluster.Del(name)
-	}
-	for _, name := range droppedResponse {
-		cluster.Del(name)
-	}
-	h.Del(headerServer)
-	for name, values := range cluster {
-		if name == headerVary {
-			h[name] = append(h[name], values...)
-		} else if _, ours := h[name]; !ours {
-			h[name] = values
-		}
-	}
-	httpgrpc.RestoreUpgrade(h, upgrade)
-	h.Add(headerVia, via())
 }
 
 func via() string { return "gRPC/1.0 " + version.Kas() }

@@ -2,6 +2,7 @@ package k8sproxy_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,15 @@ type users struct {
 	mu    sync.Mutex
 	asked []*gitlabapi.AuthorizeProxyUserRequest
 	err   error
+	// as and name change the answer.
+	as   *gitlabapi.AccessAsProxyAuthorization
+	name string
+}
+
+func (u *users) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.err = err
 }
 
 func (u *users) AuthorizeUser(_ context.Context, q *gitlabapi.AuthorizeProxyUserRequest) (*gitlabapi.AuthorizeProxyUserResponse, error) {
@@ -84,12 +94,16 @@ func (u *users) AuthorizeUser(_ context.Context, q *gitlabapi.AuthorizeProxyUser
 	if u.err != nil {
 		return nil, u.err
 	}
-	return &gitlabapi.AuthorizeProxyUserResponse{
-		Agent: &gitlabapi.AuthorizedAgentForUser{Id: 7, ConfigProject: &gitlabapi.ConfigProject{Id: 31}},
-		User:  &gitlabapi.User{Id: 3, Username: "mira"},
-		AccessAs: &gitlabapi.AccessAsProxyAuthorization{AccessAs: &gitlabapi.AccessAsProxyAuthorization_User{
+	as := u.as
+	if as == nil {
+		as = &gitlabapi.AccessAsProxyAuthorization{AccessAs: &gitlabapi.AccessAsProxyAuthorization_User{
 			User: &gitlabapi.AccessAsUserAuthorization{Projects: []*gitlabapi.ProjectAccessCF{{Id: 1, Roles: []string{"developer"}}}},
-		}},
+		}}
+	}
+	return &gitlabapi.AuthorizeProxyUserResponse{
+		Agent:    &gitlabapi.AuthorizedAgentForUser{Id: 7, ConfigProject: &gitlabapi.ConfigProject{Id: 31}},
+		User:     &gitlabapi.User{Id: 3, Username: cmp.Or(u.name, "mira")},
+		AccessAs: as,
 	}, nil
 }
 
@@ -197,6 +211,12 @@ func (l *line) do(method, path string, header ...string) answer {
 
 func (l *line) doBody(method, path string, body io.Reader, header ...string) answer {
 	l.t.Helper()
+	return l.doWith(http.DefaultClient, method, path, body, header...)
+}
+
+// doWith is doBody with another client.
+func (l *line) doWith(client *http.Client, method, path string, body io.Reader, header ...string) answer {
+	l.t.Helper()
 	req, err := http.NewRequest(method, l.url+path, body)
 	if err != nil {
 		l.t.Fatal(err)
@@ -204,7 +224,12 @@ func (l *line) doBody(method, path string, body io.Reader, header ...string) ans
 	for i := 0; i < len(header); i += 2 {
 		req.Header[header[i]] = append(req.Header[header[i]], header[i+1])
 	}
-	resp, err := http.DefaultClient.Do(req)
+	return l.read(client, req)
+}
+
+func (l *line) read(client *http.Client, req *http.Request) answer {
+	l.t.Helper()
+	resp, err := client.Do(req)
 	if err != nil {
 		l.t.Fatal(err)
 	}

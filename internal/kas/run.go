@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,22 +16,24 @@ import (
 
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agentregistrar"
+	gitlabaccessapi "gitlab.com/agentk/agentk/api/gitlabaccess"
 	"gitlab.com/agentk/agentk/api/kascfg"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/agentauth"
-	"gitlab.com/agentk/agentk/internal/agentconfig"
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
 	"gitlab.com/agentk/agentk/internal/agentserver"
+	"gitlab.com/agentk/agentk/internal/gitlabaccess"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/listen"
+	"gitlab.com/agentk/agentk/internal/railsapi"
 	registrarserver "gitlab.com/agentk/agentk/internal/registrar/server"
 	"gitlab.com/agentk/agentk/internal/route"
 	"gitlab.com/agentk/agentk/internal/rules"
-	"gitlab.com/agentk/agentk/internal/standalone"
 	"gitlab.com/agentk/agentk/internal/store"
 	"gitlab.com/agentk/agentk/internal/telemetry"
 	"gitlab.com/agentk/agentk/internal/tunnel"
+	"gitlab.com/agentk/agentk/internal/usage"
 	"gitlab.com/agentk/agentk/internal/version"
 	"gitlab.com/agentk/agentk/internal/wsconn"
 )
@@ -42,16 +45,26 @@ type server struct {
 	log      *zap.Logger
 	registry *prometheus.Registry
 	ready    telemetry.Probes
+	getenv   func(string) string
 
 	store   *store.Memory
-	backend *standalone.Backend
+	world   world
+	usage   *usage.Tracker // nil without a GitLab
 	auth    *agentauth.Authenticator
 	tunnels *tunnel.Registry
+
+	connections connections
 
 	configs *configserver.Server
 	agents  *agentserver.Server
 	proxy   *k8sproxy.Proxy // nil: no section kubernetes_api
 	observe *telemetry.Server
+	// rails is the API for Rails; its server is nil without a GitLab.
+	rails struct {
+		server *railsapi.Server
+		files  railsapi.ConfigFiles
+		addr   net.Addr
+	}
 
 	agentAddr                      net.Addr
 	proxyListener, observeListener net.Listener
@@ -61,16 +74,23 @@ type server struct {
 
 // Run runs kas until ctx ends, and stops it in order. Errors name what could not be started or what failed.
 func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
-	s := &server{cfg: cfg, file: cfg.File, log: log.Logger, registry: telemetry.NewRegistry(telemetry.Kas)}
+	s := &server{cfg: cfg, file: cfg.File, log: log.Logger, registry: telemetry.NewRegistry(telemetry.Kas), getenv: os.Getenv}
+	defer func() {
+		if s.world.close != nil {
+			s.world.close()
+		}
+	}()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
 	}{
+		{"environment", s.checkEnvironment},
 		{"store", s.newStore},
-		{"standalone backend", s.newBackend},
+		{"backend", s.newWorld},
 		{"agent authentication", s.newAuth},
 		{"agent services", s.newAgentServices},
 		{"agent listener", s.newAgentServer},
+		{"API for Rails", s.newRailsAPI},
 		{"Kubernetes API proxy", s.newProxy},
 		{"observability", s.newObservability},
 	} {
@@ -94,7 +114,7 @@ func (s *server) run(ctx context.Context) error {
 	defer stopBase(nil)
 
 	var below errgroup.Group
-	for _, part := range []func(context.Context) error{s.backend.Run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runObservability} {
+	for _, part := range []func(context.Context) error{s.world.run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runObservability} {
 		below.Go(func() error {
 			err := part(base)
 			if err != nil {
@@ -104,7 +124,7 @@ func (s *server) run(ctx context.Context) error {
 		})
 	}
 	var above errgroup.Group
-	for _, part := range []func(context.Context) error{s.runAgents, s.runProxy} {
+	for _, part := range []func(context.Context) error{s.runAgents, s.runRailsAPI, s.runProxy} {
 		above.Go(func() error {
 			err := part(serving)
 			if err != nil {
@@ -125,36 +145,11 @@ func (s *server) newStore(context.Context) error {
 	return nil
 }
 
-func (s *server) newBackend(context.Context) error {
-	if !s.cfg.Standalone() {
-		return errors.New("section standalone is missing: this version of kas does not stand beside a GitLab yet")
-	}
-	var err error
-	s.backend, err = standalone.New(standalone.Config{
-		File: s.file.Standalone, Parse: agentconfig.Parse, ConfigPath: s.cfg.Path,
-		MaxConfigFileSize: int64(s.file.Agent.Configuration.MaxConfigurationFileSize),
-		Reload: func() (*kascfg.StandaloneCF, error) {
-			cfg, err := config.Load(s.cfg.Path)
-			if err != nil {
-				return nil, err
-			}
-			return cfg.File.Standalone, nil
-		},
-		OnPush: func(project string) {
-			// The memory store never fails and never waits.
-			_ = s.store.Publish(context.Background(), project)
-		},
-		Log: s.named("standalone"), Registerer: s.registry,
-	})
-	return err
-}
-
 func (s *server) newAuth(context.Context) error {
 	listen := s.file.Agent.Listen
 	var err error
 	s.auth, err = agentauth.New(agentauth.Config{
-		// The standalone backend answers from memory: nothing is gained by believing an older answer.
-		Backend: s.backend, CacheTTL: 0, ErrorTTL: 0,
+		Backend: s.world.agents, CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
 		Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
 		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
 		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,
@@ -164,9 +159,11 @@ func (s *server) newAuth(context.Context) error {
 
 func (s *server) newAgentServices(context.Context) error {
 	s.tunnels = tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: s.registry})
+	s.connections = connections{Agents: s.store, usage: s.usage, alarm: railsapi.NewInstallationAlarm(s.store, s.named("agent_registrar"))}
 	var err error
 	s.configs, err = configserver.New(configserver.Config{
-		Auth: s.auth, AgeLimit: agentauth.AgeLimit, Repository: s.backend, Pushes: s.store, Changes: s.backend, Registry: s.store,
+		Auth: s.auth, AgeLimit: agentauth.AgeLimit, Repository: s.world.repository, Pushes: s.store, Changes: s.world.changes,
+		Registry: s.connections, OnConfiguration: s.world.configured,
 		ExternalURL: s.file.GetGitlab().GetExternalUrl(),
 		PollPeriod:  s.file.Agent.Configuration.PollPeriod.AsDuration(),
 		MaxFileSize: int64(s.file.Agent.Configuration.MaxConfigurationFileSize),
@@ -178,7 +175,13 @@ func (s *server) newAgentServices(context.Context) error {
 func (s *server) newAgentServer(ctx context.Context) error {
 	cf := s.file.Agent.Listen
 	registrar, err := registrarserver.New(registrarserver.Config{
-		Auth: s.auth, Registry: s.store, TTL: s.file.Agent.RedisConnInfoTtl.AsDuration(), Log: s.named("agent_registrar"), Registerer: s.registry,
+		Auth: s.auth, Registry: s.connections, TTL: s.file.Agent.RedisConnInfoTtl.AsDuration(), Log: s.named("agent_registrar"), Registerer: s.registry,
+	})
+	if err != nil {
+		return err
+	}
+	modules, err := gitlabaccess.New(gitlabaccess.Config{
+		Modules: s.world.modules, Token: agentauth.TokenFromContext, Log: s.named("gitlab_access"),
 	})
 	if err != nil {
 		return err
@@ -207,6 +210,7 @@ func (s *server) newAgentServer(ctx context.Context) error {
 		Register: func(r grpc.ServiceRegistrar) {
 			agentconfiguration.RegisterAgentConfigurationServer(r, s.configs)
 			agentregistrar.RegisterAgentRegistrarServer(r, registrar)
+			gitlabaccessapi.RegisterGitlabAccessServer(r, modules)
 			reversetunnel.RegisterReverseTunnelServer(r, &tunnelService{auth: s.auth, registry: s.tunnels})
 		},
 		MaxConnectionAge:  cf.MaxConnectionAge.AsDuration(),
@@ -227,21 +231,34 @@ func (s *server) newProxy(ctx context.Context) error {
 		s.log.Info("The configuration has no section agent.kubernetes_api: no Kubernetes API proxy here")
 		return nil
 	}
-	router := route.New(route.Config{Registry: s.tunnels, LastSeen: s.store.LastSeen, Started: time.Now(), Registerer: s.registry})
+	if file := cf.WebsocketTokenSecretFile; file != "" {
+		if err := checkWebSocketKey(file); err != nil {
+			return err
+		}
+	}
 	var origins []string
 	if url := s.file.GetGitlab().GetExternalUrl(); url != "" {
-		origins = []string{url}
+		origin, err := originOf(url)
+		if err != nil {
+			return err
+		}
+		origins = []string{origin}
 	}
-	var err error
-	s.proxy, err = k8sproxy.New(k8sproxy.Config{
-		Log: s.named("kubernetes_api"), Registerer: s.registry, Opener: router, Jobs: s.backend, Changed: s.backend.Changed,
-		URLPathPrefix: cf.UrlPathPrefix, AllowedOrigins: origins,
+	proxy := k8sproxy.Config{
+		Log: s.named("kubernetes_api"), Registerer: s.registry, Jobs: s.world.jobs, Users: s.world.users,
+		Opener:        route.New(route.Config{Registry: s.tunnels, LastSeen: s.store.LastSeen, Started: time.Now(), Registerer: s.registry}),
+		URLPathPrefix: cf.UrlPathPrefix, AllowedOrigins: origins, ExtraAllowedResponseHeaders: cf.ExtraAllowedResponseHeaders,
 		AllowedAgentCacheTTL:      cf.AllowedAgentCacheTtl.AsDuration(),
 		AllowedAgentCacheErrorTTL: cf.AllowedAgentCacheErrorTtl.AsDuration(),
 		ListenGracePeriod:         cf.Listen.ListenGracePeriod.AsDuration(),
 		ShutdownGracePeriod:       cf.Listen.ShutdownGracePeriod.AsDuration(),
-	})
-	if err != nil {
+		Usage:                     proxyUsage{s.usage},
+	}
+	if s.world.changes != nil {
+		proxy.Changed = s.world.changes.Changed
+	}
+	var err error
+	if s.proxy, err = k8sproxy.New(proxy); err != nil {
 		return err
 	}
 	l := cf.Listen
@@ -293,6 +310,9 @@ func (s *server) announce() {
 		s.log.Warn("Configuration: " + u)
 	}
 	s.up("Agentk API endpoint is up", s.agentAddr, zap.Bool(telemetry.IsWebSocket, s.file.Agent.Listen.Websocket))
+	if s.rails.server != nil {
+		s.up("API endpoint is up", s.rails.addr)
+	}
 	if s.proxy != nil {
 		s.up("Kubernetes API endpoint is up", s.proxyListener.Addr(), zap.String(telemetry.URLPrefix, s.file.Agent.KubernetesApi.UrlPathPrefix))
 	}

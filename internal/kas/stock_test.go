@@ -68,7 +68,7 @@ standalone:
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := config.Load(file)
+	cfg, err := config.Load(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,16 +346,22 @@ func checkRequest(t *testing.T, stream grpc.BidiStreamingClient[reversetunnel.Co
 	if h.Request.Method != "GET" || h.Request.UrlPath != "/version" || len(h.Request.Query) != 2 {
 		t.Errorf("request %v", h.Request)
 	}
+	if c := impersonation(t, h); c.Username != "gitlab:ci_job:1001" || !slices.Equal(c.Groups, []string{"gitlab:ci_job", "gitlab:group:1", "gitlab:project:10"}) {
+		t.Errorf("identity %v", c)
+	}
+}
+
+// impersonation is who a request becomes in the cluster.
+func impersonation(t *testing.T, h *grpctool.HttpRequest_Header) *kubernetesapi.ImpersonationConfig {
+	t.Helper()
 	extra := &kubernetesapi.HeaderExtra{}
-	if err := h.Extra.UnmarshalTo(extra); err != nil {
+	if err := h.GetExtra().UnmarshalTo(extra); err != nil {
 		t.Fatal(err)
 	}
 	if h.Extra.TypeUrl != "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra" || extra.EscapedPath != "" {
 		t.Errorf("extra %v", h.Extra)
 	}
-	if c := extra.ImpConfig; c.Username != "gitlab:ci_job:1001" || !slices.Equal(c.Groups, []string{"gitlab:ci_job", "gitlab:group:1", "gitlab:project:10"}) {
-		t.Errorf("identity %v", c)
-	}
+	return extra.ImpConfig
 }
 
 // TestStockAgent_EncodedSlash: a stock agent would give the path another meaning, so it never gets it.

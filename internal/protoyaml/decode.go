@@ -37,6 +37,9 @@ type Options struct {
 	WarnUnknown bool
 	// Strict are paths below which unknown keys stay mistakes even with WarnUnknown, for example "standalone".
 	Strict []string
+	// Overlay is a second document that is laid over the first: mappings are joined, other values replaced, null leaves what
+	// was there. Mistakes in it have no line.
+	Overlay []byte
 }
 
 // Result is what Decode learned besides the message.
@@ -54,6 +57,13 @@ func Decode(data []byte, m proto.Message, opt Options) (Result, error) {
 	root, err := parse(data)
 	if err != nil {
 		return Result{Positions: d.positions}, err
+	}
+	if len(opt.Overlay) > 0 {
+		over, err := parse(opt.Overlay)
+		if err != nil {
+			return Result{Positions: d.positions}, err
+		}
+		root = overlay(root, over)
 	}
 	if root != nil && !isNull(root) {
 		d.message(root, m.ProtoReflect(), "", 0)

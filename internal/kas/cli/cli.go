@@ -74,15 +74,15 @@ func fileFlag(cmd *cobra.Command, file *string) {
 }
 
 // load reads the configuration file of a flag.
-func load(file string) (*config.Config, error) {
+func load(ctx context.Context, file string) (*config.Config, error) {
 	if file == "" {
 		return nil, errors.New("--configuration-file is required")
 	}
-	return config.Load(file)
+	return config.Load(ctx, file)
 }
 
 func daemon(cmd *cobra.Command, run RunFunc, file string) error {
-	cfg, err := load(file)
+	cfg, err := load(cmd.Context(), file)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func kubeconfigCommand() *cobra.Command {
 			"environment variable " + jobTokenEnv + ", or from --token-file. The output holds the token.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(file)
+			cfg, err := load(cmd.Context(), file)
 			if err != nil {
 				return err
 			}

@@ -70,17 +70,18 @@ func findUnsupported(f *kascfg.ConfigurationFile) []rules.Violation {
 		msg     string
 	}{
 		{"agent.gitops", a.GetGitops() != nil, later},
-		{"agent.kubernetes_api.websocket_token_secret_file", a.GetKubernetesApi().GetWebsocketTokenSecretFile() != "", later},
+		{
+			"agent.kubernetes_api.websocket_token_secret_file", a.GetKubernetesApi().GetWebsocketTokenSecretFile() != "",
+			"is checked, but WebSocket tokens of browsers are not supported yet",
+		},
 		{"agent.receptive_agent", a.GetReceptiveAgent() != nil, later},
 		{"agent.remote_development", a.GetRemoteDevelopment() != nil, later},
-		{"observability.event_reporting_period", o.GetEventReportingPeriod() != nil, later},
 		{"observability.google_profiler", o.GetGoogleProfiler().GetEnabled(), later},
 		{"observability.sentry", o.GetSentry().GetDsn() != "", later},
 		{"observability.tracing", o.GetTracing() != nil, later},
-		{"redis", f.Redis != nil, "a shared store is not supported yet; this kas must run single"},
+		{"redis", f.Redis != nil, "a shared store is not supported yet, and private_api has no listener; this kas must run single"},
 		{"autoflow", f.Autoflow != nil, later},
 		{"workspaces", f.GetWorkspaces().GetEnabled(), later},
-		{"config.command", f.GetConfig().GetCommand() != "", later},
 		{"events_platform", f.EventsPlatform != nil, later},
 	} {
 		if s.present {

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -31,8 +32,9 @@ type Config struct {
 // Standalone says that kas stands beside no GitLab: its own file says what GitLab would.
 func (c *Config) Standalone() bool { return c.File.GetStandalone() != nil }
 
-// Load reads a configuration file. The error names every mistake with its path and line.
-func Load(path string) (*Config, error) {
+// Load reads a configuration file, and runs the command that it may name in config.command: what that prints is laid over the
+// file before anything is checked. The error names every mistake with its path and line.
+func Load(ctx context.Context, path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
@@ -44,17 +46,43 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
-	return Parse(data, path)
-}
-
-// Parse does what Load does with the content of a file. It opens no file that the content names. The error, unless the file
-// is too big, wraps protoyaml.Mistakes.
-func Parse(data []byte, path string) (*Config, error) {
 	if len(data) > maxFileSize {
 		return nil, fmt.Errorf("configuration file %s: bigger than %d bytes", path, maxFileSize)
 	}
+	over, err := commandOutput(ctx, data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration file %s: config.command: %w", path, err)
+	}
+	return parseFile(data, over, path)
+}
+
+// commandOutput is what the command of a file prints, nil if it names none. Output that could not be a part of the file is told
+// here, with its own lines.
+func commandOutput(ctx context.Context, data []byte) ([]byte, error) {
 	file := &kascfg.ConfigurationFile{}
-	res, err := protoyaml.Decode(data, file, protoyaml.Options{WarnUnknown: true, Strict: []string{"standalone"}})
+	if _, err := protoyaml.Decode(data, file, options(nil)); err != nil || file.GetConfig().GetCommand() == "" {
+		return nil, nil //nolint:nilerr // the mistakes of the file are told when it is parsed
+	}
+	over, err := runCommand(ctx, file.GetConfig().GetCommand())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := protoyaml.Decode(over, &kascfg.ConfigurationFile{}, options(nil)); err != nil {
+		return nil, fmt.Errorf("its output: %w", err)
+	}
+	return over, nil
+}
+
+// options: a newer GitLab may write keys into the file that kas does not know; the standalone section is written by people.
+func options(over []byte) protoyaml.Options {
+	return protoyaml.Options{WarnUnknown: true, Strict: []string{"standalone"}, Overlay: over}
+}
+
+// parseFile reads the content of a file with over laid over it. It opens no file that the content names. The error wraps
+// protoyaml.Mistakes.
+func parseFile(data, over []byte, path string) (*Config, error) {
+	file := &kascfg.ConfigurationFile{}
+	res, err := protoyaml.Decode(data, file, options(over))
 	if err != nil {
 		return nil, fmt.Errorf("configuration file %s: %w", path, err)
 	}

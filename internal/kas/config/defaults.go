@@ -99,6 +99,7 @@ func defaultKubernetesAPI(k *kascfg.KubernetesApiCF) {
 
 func defaultObservability(o *kascfg.ObservabilityCF) {
 	duration(&o.UsageReportingPeriod, time.Minute)
+	duration(&o.EventReportingPeriod, time.Minute)
 	l := section(&o.Listen)
 	optional(&l.Network, "tcp")
 	scalar(&l.Address, "127.0.0.1:8151")

@@ -7,7 +7,7 @@ import (
 )
 
 func TestStandalone_OtherSectionsAreOptional(t *testing.T) {
-	c, err := Load("testdata/standalone.yaml")
+	c, err := Load(t.Context(), "testdata/standalone.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestStandalone_Mistakes(t *testing.T) {
 }
 
 func TestStandalone_MistakesShowNoSecret(t *testing.T) {
-	_, err := Parse([]byte(edit(t, strings.Repeat("0", 63)+"2", "glagent-canary")), "kas.yaml")
+	_, err := parseFile([]byte(edit(t, strings.Repeat("0", 63)+"2", "glagent-canary")), nil, "kas.yaml")
 	if err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("got %v", err)
 	}
