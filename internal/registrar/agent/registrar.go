@@ -42,7 +42,7 @@ type Config struct {
 	// Reconnected gets a value whenever the connection to kas is there again, and holds one until it is received; nil means
 	// it is not known, so that a registration may come as late as the back-off says.
 	Reconnected <-chan struct{}
-	Log            *zap.Logger
+	Log         *zap.Logger
 }
 
 // Registrar keeps this pod registered.
