@@ -18,7 +18,7 @@ type clock struct{ now atomic.Int64 }
 func (c *clock) Now() time.Time       { return time.Unix(0, c.now.Load()) }
 func (c *clock) pass(d time.Duration) { c.now.Add(int64(d)) }
 func key(n int) cacheKey              { return cacheKey{byte(n), byte(n >> 8)} }
-func errNo() error { return fault.New(fault.Unauthenticated, fault.GitLab, "no") }
+func errNo() error                    { return fault.New(fault.Unauthenticated, fault.GitLab, "no") }
 
 func errBroken() error { return fault.New(fault.Unavailable, fault.GitLab, "broken") }
 
