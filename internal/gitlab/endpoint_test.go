@@ -44,14 +44,14 @@ func TestEndpoints(t *testing.T) {
 			},
 			Job: &gitlabapi.Job{Id: 9001}, Pipeline: &gitlabapi.Pipeline{Id: 801},
 			Project: &gitlabapi.Project{Id: 42, Groups: []*gitlabapi.Group{{Id: 5}, {Id: 2}}},
-			User:    &gitlabapi.User{Id: 3, Username: "mira"}, Environment: &gitlabapi.Environment{Slug: "prod", Tier: "production"},
+			User:    &gitlabapi.User{Id: 3, Username: "ci-user"}, Environment: &gitlabapi.Environment{Slug: "prod", Tier: "production"},
 		}},
 		endpointUser: {
 			"POST", at + "authorize_proxy_user", "",
 			`{"agent_id":"7","access_type":"session_cookie","access_key":"glpat-the-users-secret","csrf_token":"csrf-secret"}`,
 			&gitlabapi.AuthorizeProxyUserResponse{
 				Agent: &gitlabapi.AuthorizedAgentForUser{Id: 7, ConfigProject: &gitlabapi.ConfigProject{Id: 31}},
-				User:  &gitlabapi.User{Id: 3, Username: "mira"},
+				User:  &gitlabapi.User{Id: 3, Username: "ci-user"},
 				AccessAs: &gitlabapi.AccessAsProxyAuthorization{AccessAs: &gitlabapi.AccessAsProxyAuthorization_User{
 					User: &gitlabapi.AccessAsUserAuthorization{Projects: []*gitlabapi.ProjectAccessCF{{Id: 42, Roles: []string{"guest", "developer"}}}},
 				}},

@@ -194,8 +194,8 @@ const (
 		"access_as":{"ci_job":{}},"environments":["prod"],"protected_branches_only":true,"resource_management":{"enabled":true}}},
 		{"id":"8","config_project":{"id":"31"},"configuration":{}}],
 		"job":{"id":9001},"pipeline":{"id":801},"project":{"id":42,"groups":[{"id":5},{"id":2}]},
-		"user":{"id":3,"username":"mira","roles_in_project":["guest"]},"environment":{"slug":"prod","tier":"production"}}`
-	userJSON = `{"agent":{"id":7,"config_project":{"id":31}},"user":{"id":3,"username":"mira"},
+		"user":{"id":3,"username":"ci-user","roles_in_project":["guest"]},"environment":{"slug":"prod","tier":"production"}}`
+	userJSON = `{"agent":{"id":7,"config_project":{"id":31}},"user":{"id":3,"username":"ci-user"},
 		"access_as":{"user":{"projects":[{"id":42,"roles":["guest","developer"]}],"groups":[]}}}`
 )
 

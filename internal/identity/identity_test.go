@@ -17,7 +17,7 @@ func job(env *gitlabapi.Environment) *gitlabapi.AllowedAgentsForJob {
 		Job:         &gitlabapi.Job{Id: 9001},
 		Pipeline:    &gitlabapi.Pipeline{Id: 801},
 		Project:     &gitlabapi.Project{Id: 42, Groups: []*gitlabapi.Group{{Id: 5}, {Id: 2}}},
-		User:        &gitlabapi.User{Id: 3, Username: "mira"},
+		User:        &gitlabapi.User{Id: 3, Username: "ci-user"},
 		Environment: env,
 	}
 }
@@ -45,7 +45,7 @@ func TestForJob(t *testing.T) {
 	common := []*kubernetesapi.ExtraKeyVal{
 		extra("agent.gitlab.com/id", "7"), extra("agent.gitlab.com/config_project_id", "31"),
 		extra("agent.gitlab.com/project_id", "42"), extra("agent.gitlab.com/ci_pipeline_id", "801"),
-		extra("agent.gitlab.com/ci_job_id", "9001"), extra("agent.gitlab.com/username", "mira"),
+		extra("agent.gitlab.com/ci_job_id", "9001"), extra("agent.gitlab.com/username", "ci-user"),
 	}
 	tests := []struct {
 		name  string
@@ -137,7 +137,7 @@ func TestForJob_Refused(t *testing.T) {
 func TestForUser(t *testing.T) {
 	answer := &gitlabapi.AuthorizeProxyUserResponse{
 		Agent: &gitlabapi.AuthorizedAgentForUser{Id: 7, ConfigProject: &gitlabapi.ConfigProject{Id: 31}},
-		User:  &gitlabapi.User{Id: 3, Username: "mira"},
+		User:  &gitlabapi.User{Id: 3, Username: "ci-user"},
 		AccessAs: &gitlabapi.AccessAsProxyAuthorization{AccessAs: &gitlabapi.AccessAsProxyAuthorization_User{
 			User: &gitlabapi.AccessAsUserAuthorization{
 				Projects: []*gitlabapi.ProjectAccessCF{{Id: 1, Roles: []string{"guest", "developer"}}},
@@ -150,10 +150,10 @@ func TestForUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &kubernetesapi.ImpersonationConfig{
-		Username: "gitlab:user:mira",
+		Username: "gitlab:user:ci-user",
 		Groups:   []string{"gitlab:user", "gitlab:project_role:1:guest", "gitlab:project_role:1:developer", "gitlab:group_role:2:owner"},
 		Extra: []*kubernetesapi.ExtraKeyVal{
-			extra("agent.gitlab.com/id", "7"), extra("agent.gitlab.com/username", "mira"),
+			extra("agent.gitlab.com/id", "7"), extra("agent.gitlab.com/username", "ci-user"),
 			extra("agent.gitlab.com/access_type", "personal_access_token"), extra("agent.gitlab.com/config_project_id", "31"),
 		},
 	}

@@ -77,7 +77,7 @@ func New(cfg Config) (*Client, error) {
 	case cfg.ImpersonationTokenFile != "":
 		c.tokens = fileTokens{file: secretfile.New(cfg.ImpersonationTokenFile)}
 	default:
-		if c.account, err = newAccountTokens(cfg.ImpersonationServiceAccount, c.base, c.own.plain, cfg.Log); err != nil {
+		if c.account, err = newAccountTokens(cfg.ImpersonationServiceAccount, c.base, c.own.shared, cfg.Log); err != nil {
 			return nil, err
 		}
 		c.tokens = c.account

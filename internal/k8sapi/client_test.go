@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,16 +117,58 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// TestClient_Connections: what is soon over has an HTTP/1.1 connection for itself, what lasts or comes on top shares one.
+func TestClient_Connections(t *testing.T) {
+	hold := make(chan struct{})
+	c := start(t, Config{REST: apiServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-hold
+		}
+		echo(w, r)
+	})})
+	proto := func(path, query string) string {
+		req := get(t, path)
+		req.URL.RawQuery = query
+		resp, _ := body(t, c, req, nil)
+		return resp.Proto
+	}
+	for query, want := range map[string]string{
+		"": "HTTP/1.1", "watch=0": "HTTP/1.1", "watch=false": "HTTP/1.1", "watch=1": "HTTP/2.0", "watch=true": "HTTP/2.0", "follow=true": "HTTP/2.0",
+	} {
+		if got := proto("/api", query); got != want {
+			t.Errorf("?%s went over %s, want %s", query, got, want)
+		}
+	}
+	var wg sync.WaitGroup
+	for range maxQuick {
+		wg.Go(func() { proto("/slow", "") })
+	}
+	for deadline := time.Now().Add(20 * time.Second); len(c.own.free) < maxQuick; {
+		if time.Now().After(deadline) {
+			t.Fatal("the slow requests did not start")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if got := proto("/api", ""); got != "HTTP/2.0" {
+		t.Errorf("beyond the bound a request went over %s", got)
+	}
+	close(hold)
+	wg.Wait()
+	if got := proto("/api", ""); got != "HTTP/1.1" || len(c.own.free) != 0 {
+		t.Errorf("afterwards a request went over %s, %d places are taken", got, len(c.own.free))
+	}
+}
+
 func TestClient_Plain(t *testing.T) {
 	c := start(t, Config{REST: apiServer(t, echo)})
 	req := get(t, "/api/v1/x y", "Via", "gRPC/1.0 kas", "Authorization", "Bearer requester")
 	req.URL.RawQuery = "a=1"
 	resp, got := body(t, c, req, nil)
-	want := "GET /api/v1/x%20y?a=1 HTTP/2.0\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 " + version.Agentk() + "\n"
+	want := "GET /api/v1/x%20y?a=1 HTTP/1.1\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 " + version.Agentk() + "\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if via := resp.Header.Get("Via"); via != "2.0 "+version.Agentk() {
+	if via := resp.Header.Get("Via"); via != "1.1 "+version.Agentk() {
 		t.Error(via)
 	}
 	if req.Header.Get("Authorization") == "" || req.URL.Host != "" {

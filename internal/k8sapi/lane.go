@@ -3,8 +3,10 @@ package k8sapi
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -19,8 +21,8 @@ const (
 	tcpKeepAlive        = 30 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
 	idleConnTimeout     = 90 * time.Second
-	// maxIdleConns is for API servers without HTTP/2.
-	maxIdleConns = 100
+	// maxQuick bounds the HTTP/1.1 connections for plain requests; they stay open for the next ones.
+	maxQuick = 64
 	// maxResponseHeader bounds the header of an answer; it has to fit into one message to kas.
 	maxResponseHeader = 1 << 20
 	bufferSize        = 32 << 10
@@ -29,11 +31,17 @@ const (
 	pingTimeout = 15 * time.Second
 )
 
-// lane is one set of credentials with its connections: pooled ones for plain requests, and a new one for each upgrade, which
-// becomes raw bytes and can be nobody else's. Neither asks for compression on its own: what the client accepts decides.
+// lane is one set of credentials with its connections. None asks for compression on its own: what the client accepts decides.
 type lane struct {
-	plain, upgrade http.RoundTripper
-	pools          [2]*http.Transport
+	// quick carries plain requests one at a time per connection: an HTTP/1.1 request costs the API server and the agent less than
+	// one over HTTP/2. free bounds them; what lasts (a watch, a followed log) or exceeds the bound goes to shared.
+	quick http.RoundTripper
+	free  chan struct{}
+	// shared carries any number of requests over one HTTP/2 connection, where the server speaks it.
+	shared http.RoundTripper
+	// upgrade opens a connection for each request: it becomes raw bytes and can be nobody else's.
+	upgrade http.RoundTripper
+	pools   [3]*http.Transport
 }
 
 // ownCredentials is the agent's configuration without its impersonation, which this package does itself.
@@ -75,25 +83,29 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	if tc.DialHolder != nil {
 		dial = tc.DialHolder.Dial
 	}
-	l := &lane{pools: [2]*http.Transport{pooled(tlsConfig, dial), dedicated(tlsConfig, dial)}}
-	l.pools[0].Proxy = utilnet.NewProxierWithNoProxyCIDR(http.ProxyFromEnvironment)
+	proxy := utilnet.NewProxierWithNoProxyCIDR(http.ProxyFromEnvironment)
 	if cfg.Proxy != nil {
-		l.pools[0].Proxy = cfg.Proxy
+		proxy = cfg.Proxy
 	}
-	if l.plain, err = transport.HTTPWrappersForConfig(tc, l.pools[0]); err != nil {
-		return nil, err
+	quick, shared, upgrade := pooled(tlsConfig, dial), pooled(tlsConfig, dial), dedicated(tlsConfig, dial)
+	http1(quick)
+	quick.Proxy, shared.Proxy = proxy, proxy
+	l := &lane{free: make(chan struct{}, maxQuick), pools: [3]*http.Transport{quick, shared, upgrade}}
+	for i, wrapped := range []*http.RoundTripper{&l.quick, &l.shared, &l.upgrade} {
+		if *wrapped, err = transport.HTTPWrappersForConfig(tc, l.pools[i]); err != nil {
+			return nil, err
+		}
 	}
-	l.upgrade, err = transport.HTTPWrappersForConfig(tc, l.pools[1])
-	return l, err
+	return l, nil
 }
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// pooled is for plain requests: HTTP/2 where the server speaks it, so that one connection carries them all.
+// pooled keeps connections for later requests: HTTP/2 where the server speaks it, so that one carries them all.
 func pooled(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 	t := newTransport(tlsConfig.Clone(), dial)
 	t.ForceAttemptHTTP2 = true
-	t.MaxIdleConnsPerHost = maxIdleConns
+	t.MaxIdleConnsPerHost = maxQuick
 	t.IdleConnTimeout = idleConnTimeout
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	return t
@@ -102,13 +114,18 @@ func pooled(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 // dedicated is for upgrades: HTTP/1.1, straight to the API server, one connection for each request. The only limit on the time
 // to the answer is the request's context, since the API server may have to reach a slow node first.
 func dedicated(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
-	tlsConfig = tlsConfig.Clone()
-	tlsConfig.NextProtos = []string{"http/1.1"}
-	t := newTransport(tlsConfig, dial)
-	t.Protocols = &http.Protocols{}
-	t.Protocols.SetHTTP1(true)
+	t := newTransport(tlsConfig.Clone(), dial)
+	http1(t)
 	t.MaxIdleConnsPerHost = -1
 	return t
+}
+
+// http1 makes a transport speak HTTP/1.1 only.
+func http1(t *http.Transport) {
+	t.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	t.ForceAttemptHTTP2, t.HTTP2 = false, nil
+	t.Protocols = &http.Protocols{}
+	t.Protocols.SetHTTP1(true)
 }
 
 func newTransport(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
@@ -128,7 +145,46 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	if len(httpgrpc.UpgradeOf(req.Header)) > 0 {
 		return l.upgrade.RoundTrip(req)
 	}
-	return l.plain.RoundTrip(req)
+	if lasts(req) {
+		return l.shared.RoundTrip(req)
+	}
+	select {
+	case l.free <- struct{}{}:
+	default:
+		return l.shared.RoundTrip(req)
+	}
+	release := sync.OnceFunc(func() { <-l.free })
+	resp, err := l.quick.RoundTrip(req)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	resp.Body = &counted{ReadCloser: resp.Body, release: release}
+	return resp, nil
+}
+
+// lasts says whether the answer to a request goes on until somebody ends it.
+func lasts(req *http.Request) bool {
+	for _, key := range []string{"watch", "follow"} {
+		switch req.URL.Query().Get(key) {
+		case "", "0", "false":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// counted gives its place back when the answer has been read.
+type counted struct {
+	io.ReadCloser
+	release func()
+}
+
+// Close implements io.Closer.
+func (c *counted) Close() error {
+	defer c.release()
+	return c.ReadCloser.Close()
 }
 
 // close closes idle connections.

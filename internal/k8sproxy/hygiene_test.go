@@ -225,7 +225,7 @@ func TestProxy_OneLogLine(t *testing.T) {
 	lines := l.logs.FilterMessage("Kubernetes API request").All()
 	first := lines[0].ContextMap()
 	for k, v := range map[string]any{
-		"access": "ci", "agent_id": int64(7), "username": "mira", "ci_job_id": int64(9001), "ci_project_id": int64(42), "verb": "GET", "url_path": "/api",
+		"access": "ci", "agent_id": int64(7), "username": "ci-user", "ci_job_id": int64(9001), "ci_project_id": int64(42), "verb": "GET", "url_path": "/api",
 		"status_code": int64(200), "response_bytes": int64(16), "request_bytes": int64(0), "trace_id": id,
 	} {
 		if first[k] != v {

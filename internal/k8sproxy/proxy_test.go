@@ -102,7 +102,7 @@ func (u *users) AuthorizeUser(_ context.Context, q *gitlabapi.AuthorizeProxyUser
 	}
 	return &gitlabapi.AuthorizeProxyUserResponse{
 		Agent:    &gitlabapi.AuthorizedAgentForUser{Id: 7, ConfigProject: &gitlabapi.ConfigProject{Id: 31}},
-		User:     &gitlabapi.User{Id: 3, Username: cmp.Or(u.name, "mira")},
+		User:     &gitlabapi.User{Id: 3, Username: cmp.Or(u.name, "ci-user")},
 		AccessAs: as,
 	}, nil
 }
@@ -115,7 +115,7 @@ func allowed(as *agentcfg.CiAccessAsCF) *gitlabapi.AllowedAgentsForJob {
 		Job:         &gitlabapi.Job{Id: 9001},
 		Pipeline:    &gitlabapi.Pipeline{Id: 801},
 		Project:     &gitlabapi.Project{Id: 42, Groups: []*gitlabapi.Group{{Id: 5}, {Id: 2}}},
-		User:        &gitlabapi.User{Id: 3, Username: "mira"},
+		User:        &gitlabapi.User{Id: 3, Username: "ci-user"},
 		Environment: &gitlabapi.Environment{Slug: "prod", Tier: "production"},
 	}
 }

@@ -224,8 +224,8 @@ func TestUser_AccessAs(t *testing.T) {
 	}{
 		{"agent", agent, []string{"Authorization", patBearer}, "", nil, ""},
 		{"agent by cookie", agent, session(), "", nil, ""},
-		{"user by token", user, []string{"Authorization", patBearer}, "gitlab:user:mira", groups, "personal_access_token"},
-		{"user by cookie", user, session(), "gitlab:user:mira", groups, "session_cookie"},
+		{"user by token", user, []string{"Authorization", patBearer}, "gitlab:user:ci-user", groups, "personal_access_token"},
+		{"user by cookie", user, session(), "gitlab:user:ci-user", groups, "session_cookie"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &seen{}

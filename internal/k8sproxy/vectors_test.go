@@ -192,7 +192,7 @@ func TestVector15_Cookie(t *testing.T) {
 	if len(query) != 1 || string(query[0].GetKey()) != "x" {
 		t.Errorf("the cluster sees the query %v", query)
 	}
-	if user := s.extra(t).GetImpConfig().GetUsername(); user != "gitlab:user:mira" {
+	if user := s.extra(t).GetImpConfig().GetUsername(); user != "gitlab:user:ci-user" {
 		t.Errorf("identity %q", user)
 	}
 }

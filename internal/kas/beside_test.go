@@ -51,18 +51,18 @@ func besideGitLab(t *testing.T, more string) *beside {
 	must(t, err)
 	t.Cleanup(gl.Stop)
 	b := &beside{t: t, gl: gl, agentAddr: freeAddress(t), log: &logBuffer{}}
-	_, err = gl.AddUser(gitlab.User{ID: 3, Username: "mira"})
+	_, err = gl.AddUser(gitlab.User{ID: 3, Username: "ci-user"})
 	must(t, err)
 	_, err = gl.AddProject(t.Context(), gitlab.Project{ID: 10, Path: "acme/infra"})
 	must(t, err)
-	must(t, gl.AddMember("mira", "acme/infra", gitlab.Developer))
+	must(t, gl.AddMember("ci-user", "acme/infra", gitlab.Developer))
 	b.agent, err = gl.AddAgent(gitlab.Agent{ID: 7, Name: "edge", Project: "acme/infra"})
 	must(t, err)
 	b.token, err = gl.CreateToken(7)
 	must(t, err)
-	b.job, err = gl.AddJob(gitlab.Job{ID: 1001, Project: "acme/infra", User: "mira"})
+	b.job, err = gl.AddJob(gitlab.Job{ID: 1001, Project: "acme/infra", User: "ci-user"})
 	must(t, err)
-	b.pat, err = gl.AddPAT(gitlab.PAT{Username: "mira", Scopes: []string{"k8s_proxy"}})
+	b.pat, err = gl.AddPAT(gitlab.PAT{Username: "ci-user", Scopes: []string{"k8s_proxy"}})
 	must(t, err)
 	_, err = gl.PushConfig(t.Context(), 7, besideConfig)
 	must(t, err)
@@ -287,7 +287,7 @@ func TestBeside_User(t *testing.T) {
 	b := besideGitLab(t, "")
 	conn := dialAsStock(t, b.agentAddr, b.token.Value)
 	b.configured(conn)
-	session, err := b.gl.SignIn("mira")
+	session, err := b.gl.SignIn("ci-user")
 	must(t, err)
 	cookie := func(csrf string) []string {
 		return []string{"Cookie", gitlab.CookieName + "=" + session.Cookie, "Gitlab-Agent-Id", "7", "X-Csrf-Token", csrf, "Origin", b.gl.URL}
@@ -299,12 +299,12 @@ func TestBeside_User(t *testing.T) {
 		if resp.StatusCode != 200 || body != "hello" || sandboxed != (name == "session") {
 			t.Errorf("%s: %v %q", name, resp, body)
 		}
-		if user := identityOf(t, <-got); user != "gitlab:user:mira" {
+		if user := identityOf(t, <-got); user != "gitlab:user:ci-user" {
 			t.Errorf("%s: identity %q", name, user)
 		}
 	}
 	session.SignOut()
-	other, err := b.gl.AddPAT(gitlab.PAT{Username: "mira", Scopes: []string{"read_api"}})
+	other, err := b.gl.AddPAT(gitlab.PAT{Username: "ci-user", Scopes: []string{"read_api"}})
 	must(t, err)
 	for name, header := range map[string][]string{
 		"signed out": cookie(session.CSRFToken()), "no scope": {"Authorization", "Bearer pat:7:" + other.Value}, "unknown agent": {"Authorization", "Bearer pat:8:" + b.pat.Value},

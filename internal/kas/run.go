@@ -141,7 +141,7 @@ func (s *server) run(ctx context.Context) error {
 }
 
 func (s *server) newStore(context.Context) error {
-	s.store = store.NewMemory(store.MemoryConfig{})
+	s.store = store.NewMemory(store.MemoryConfig{Registerer: s.registry})
 	return nil
 }
 

@@ -116,6 +116,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	conn, err := grpc.NewClient(name, append(transportOptions(cfg),
 		grpc.WithContextDialer(dial),
+		grpc.WithResolvers(&names{lookup: net.DefaultResolver.LookupHost}),
 		grpc.WithTransportCredentials(&watchedCredentials{TransportCredentials: security(target, trust), monitor: mon}),
 		grpc.WithPerRPCCredentials(newRPCCredentials(cfg, target)),
 		grpc.WithChainUnaryInterceptor(client.UnaryClientInterceptor(), mon.timeUnary),

@@ -138,7 +138,29 @@ func (b *Backend) Run(ctx context.Context) error {
 	g.Go(func() error { b.watchConfig(ctx); return nil })
 	g.Go(func() error { b.watchRepositories(ctx); return nil })
 	g.Go(func() error { b.watchExpiry(ctx); return nil })
+	g.Go(func() error { b.followConfigs(ctx); return nil })
 	return g.Wait()
+}
+
+// followConfigs reads the configuration of every agent when it may have changed. The last good one is then known when a bad one
+// follows, also if no job asked in between.
+func (b *Backend) followConfigs(ctx context.Context) {
+	for {
+		changed := b.changed.next() // before the look, so that no change is missed
+		sec := b.section.Load()
+		for _, a := range sec.agents {
+			head, err := b.repos.head(ctx, sec.root(), a.project.path, "")
+			if ctx.Err() != nil {
+				return
+			}
+			b.configs.load(ctx, sec, a, head, err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // Changed returns a channel that is closed at the next change of agents, tokens, jobs or default branches. The caller asks for

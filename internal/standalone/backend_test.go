@@ -60,7 +60,7 @@ func TestAllowedAgents_WholeAnswer(t *testing.T) {
 	err = protojson.Unmarshal([]byte(`{
 		"allowed_agents":[{"id":7,"config_project":{"id":31},"configuration":{"default_namespace":"apps","access_as":{"ci_job":{}}}}],
 		"job":{"id":9001},"pipeline":{"id":801},"project":{"id":42,"groups":[{"id":5},{"id":2}]},
-		"user":{"id":3,"username":"mira"},"environment":{"slug":"review-one-abc","tier":"development"}}`), want)
+		"user":{"id":3,"username":"ci-user"},"environment":{"slug":"review-one-abc","tier":"development"}}`), want)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ jobs:
   pipeline: 801
   project: infra/team/app
   environment: {name: review/one, slug: review-one-abc, tier: development}
-  user: {id: 3, username: mira}
+  user: {id: 3, username: ci-user}
 `
 }
 

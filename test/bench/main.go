@@ -1,6 +1,7 @@
 // Command bench measures what the line costs: the same requests straight to the API server and through kas and agentk, in pairs,
 // in one run. Real binaries as separate processes on loopback, TLS at the API server and at the proxy, ws:// on the agent's link.
-// QUICK=1 takes fewer and shorter pairs. The figures go to the terminal and to test/bench/out/latest.json.
+// QUICK=1 takes fewer and shorter pairs. PROFILE=DIR leaves CPU profiles of both daemons there, of each figure. The figures go to
+// the terminal and to test/bench/out/latest.json.
 package main
 
 import (
@@ -49,16 +50,21 @@ func run(ctx context.Context) error {
 	defer s.close()
 
 	pairs := []pair{
-		{name: "get_p50_c1", unit: "ms", direct: s.direct.p50(1, e.each), line: s.line.p50(1, e.each), goal: 1.4},
-		{name: "get_rps_c64", unit: "req/s", direct: s.direct.rate(64, e.each), line: s.line.rate(64, e.each), goal: 0.65, atLeast: true},
-		{name: "list50_text", unit: "MB/s", direct: s.direct.bulk, line: s.line.bulk, goal: 0.45, atLeast: true},
-		{name: "echo_p50_ms", unit: "ms", direct: s.fakeDirect.keystroke, line: s.fakeLine.keystroke},
+		{name: "get_p50_c1", unit: "ms", agent: agent, direct: s.direct.p50(1, e.each), line: s.line.p50(1, e.each), goal: 1.4},
+		{name: "get_rps_c64", unit: "req/s", agent: agent, direct: s.direct.rate(64, e.each), line: s.line.rate(64, e.each), goal: 0.65, atLeast: true},
+		{name: "list50_text", unit: "MB/s", agent: agent, direct: s.direct.bulk, line: s.line.bulk, goal: 0.45, atLeast: true},
+		{name: "echo_p50_ms", unit: "ms", agent: fakeAgent, direct: s.fakeDirect.keystroke, line: s.fakeLine.keystroke},
 	}
 	var rows []row
 	for _, p := range pairs {
 		r, err := p.run(ctx, e.pairs, progress)
 		if err != nil {
 			return err
+		}
+		if dir := os.Getenv("PROFILE"); dir != "" {
+			if err := s.profile(ctx, dir, p.name, p.agent, e.each, p.line); err != nil {
+				return err
+			}
 		}
 		r.Quick = e.quick
 		rows = append(rows, r)

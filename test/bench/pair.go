@@ -26,6 +26,7 @@ type row struct {
 // pair measures one figure on both sides of the comparison, alternating, so that a drift of the machine hits both alike.
 type pair struct {
 	name, unit   string
+	agent        string // whose way it is
 	direct, line func(ctx context.Context) (float64, error)
 	// goal bounds the ratio; atLeast turns it around. Zero: no goal.
 	goal    float64

@@ -77,10 +77,10 @@ func (s *story) startKas(ctx context.Context) error {
 		Agents: []line.Agent{{ID: agentID, Name: agentName, Project: "acme/infra", Config: agentConfig, Manual: true}},
 		Jobs: []line.Job{
 			{
-				ID: shopJob, Project: "acme/shop", User: "mira",
+				ID: shopJob, Project: "acme/shop", User: "ci-user",
 				Environment: &line.Environment{Name: "production", Slug: "production", Tier: "production"},
 			},
-			{ID: internJob, Project: "acme/intern", User: "noor", Denied: true},
+			{ID: internJob, Project: "acme/intern", User: "ci-intern", Denied: true},
 		},
 	})
 	if err != nil {
@@ -106,7 +106,7 @@ func (s *story) contexts(ctx context.Context) error {
 func (s *story) whoami(ctx context.Context) error {
 	return s.kubectl(ctx, "auth whoami", shopUser, "gitlab:ci_job", "gitlab:group:5", "gitlab:group_env_tier:5:production",
 		"gitlab:project:42", "gitlab:project_env:42:production", "gitlab:project_env_tier:42:production",
-		"agent.gitlab.com/id", "agent.gitlab.com/ci_pipeline_id", "agent.gitlab.com/username", "mira")
+		"agent.gitlab.com/id", "agent.gitlab.com/ci_pipeline_id", "agent.gitlab.com/username", "ci-user")
 }
 
 func (s *story) apply(ctx context.Context) error {
@@ -166,7 +166,7 @@ func (s *story) change(ctx context.Context) error {
 	})
 	took := time.Since(pushed)
 	s.narrator.command("kubectl", "auth whoami")
-	if err := s.expect(out, err, "gitlab:ci_job:9002", "gitlab:project:43", "noor"); err != nil {
+	if err := s.expect(out, err, "gitlab:ci_job:9002", "gitlab:project:43", "ci-intern"); err != nil {
 		return err
 	}
 	applied, err := line.WaitLog(ctx, func() string { return s.line.AgentLog(agentName) }, commit)

@@ -43,7 +43,7 @@ func TestWhoami(t *testing.T) {
 			"agent.gitlab.com/project_id":        {"42"},
 			"agent.gitlab.com/ci_pipeline_id":    {"801"},
 			"agent.gitlab.com/ci_job_id":         {"9001"},
-			"agent.gitlab.com/username":          {"mira"},
+			"agent.gitlab.com/username":          {"ci-user"},
 			"agent.gitlab.com/environment_slug":  {"production"},
 			"agent.gitlab.com/environment_tier":  {"production"},
 		},

@@ -78,7 +78,7 @@ func start(ctx context.Context) error {
 		},
 		Agents: []line.Agent{{ID: 7, Name: agent, Project: "acme/infra", Config: line.CIAccess("{ci_job: {}}", "acme/web/shop")}},
 		Jobs: []line.Job{{
-			ID: jobID, Pipeline: 801, Project: "acme/web/shop", User: "mira",
+			ID: jobID, Pipeline: 801, Project: "acme/web/shop", User: "ci-user",
 			Environment: &line.Environment{Name: "production", Slug: "production", Tier: "production"},
 		}},
 	})

@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	// restLimit is how long the daemons may take to come to rest.
-	restLimit = 30 * time.Second
-	// goroutineSlack is how many more goroutines than before a daemon may have at rest: for a kept-alive connection to the API server, and
-	// for parked streams from the busiest moment, which kas retires after a minute only.
+	// restLimit is how long the daemons may take to come to rest: kas retires parked streams that the busiest moment left after a minute.
+	restLimit = 90 * time.Second
+	// goroutineSlack is how many more goroutines than before a daemon may have at rest, for a kept-alive connection or two.
 	goroutineSlack = 10
 )
 
@@ -29,6 +28,7 @@ func atRest(before goroutines) error {
 	ctx, cancel := context.WithTimeout(context.Background(), restLimit)
 	defer cancel()
 	return line.Wait(ctx, func(ctx context.Context) error {
+		ctx = context.WithoutCancel(ctx) // the last answer tells more than that the time was up
 		busy, err := busyStreams(ctx)
 		if err != nil {
 			return err
@@ -50,9 +50,9 @@ func atRest(before goroutines) error {
 // quietLogs says whether a daemon met with something that it takes for an error of its own. No test here gives it reason to.
 func quietLogs() error {
 	for name, log := range ci.Logs() {
-		for line := range strings.Lines(log) {
-			if strings.Contains(line, `"level":"error"`) || strings.HasPrefix(line, "panic:") {
-				return fmt.Errorf("%s logged: %s", name, line)
+		for entry := range strings.Lines(log) {
+			if strings.Contains(entry, `"level":"error"`) || strings.HasPrefix(entry, "panic:") {
+				return fmt.Errorf("%s logged: %s", name, entry)
 			}
 		}
 	}

@@ -205,7 +205,7 @@ func TestVector18_IdentityOfTheJobInOrder(t *testing.T) {
 		Extra: map[string][]string{
 			"agent.gitlab.com/id": {"7"}, "agent.gitlab.com/config_project_id": {"43"},
 			"agent.gitlab.com/project_id": {"42"}, "agent.gitlab.com/ci_pipeline_id": {"801"}, "agent.gitlab.com/ci_job_id": {"9001"},
-			"agent.gitlab.com/username": {"mira"}, "agent.gitlab.com/environment_slug": {"prod"},
+			"agent.gitlab.com/username": {"ci-user"}, "agent.gitlab.com/environment_slug": {"prod"},
 			"agent.gitlab.com/environment_tier": {"production"},
 		},
 	}

@@ -30,7 +30,7 @@ func (g *GitLab) allowed(t *testing.T, jobID int64) map[int64]map[string]any {
 func TestAllowedAgents_Answer(t *testing.T) {
 	g := start(t, Config{Settings: Settings{Tier: Premium}})
 	g.configure(t, edgeID, `{"ci_access":{"projects":[{"id":"acme/team/shop","default_namespace":"apps","access_as":{"ci_job":{}}}]}}`)
-	must(t)(g.AddJob(Job{ID: 1, Pipeline: 2, Token: "tok", Project: "acme/team/shop", User: "mira", Environment: "prod"}))
+	must(t)(g.AddJob(Job{ID: 1, Pipeline: 2, Token: "tok", Project: "acme/team/shop", User: "ci-user", Environment: "prod"}))
 	got := g.ask(t, "GET", allowedPath, http.Header{"Job-Token": {"tok"}}, nil).json(t)
 	delete(got["environment"].(map[string]any), "id")
 	agents := got["allowed_agents"].([]any)
@@ -38,7 +38,7 @@ func TestAllowedAgents_Answer(t *testing.T) {
 	want := map[string]any{
 		"job": map[string]any{"id": 1.0}, "pipeline": map[string]any{"id": 2.0},
 		"project":     map[string]any{"id": 42.0, "groups": []any{map[string]any{"id": 6.0}, map[string]any{"id": 5.0}}},
-		"user":        map[string]any{"id": 3.0, "username": "mira", "roles_in_project": []any{"guest", "planner", "reporter", "developer"}},
+		"user":        map[string]any{"id": 3.0, "username": "ci-user", "roles_in_project": []any{"guest", "planner", "reporter", "developer"}},
 		"environment": map[string]any{"name": "prod", "slug": "prod", "tier": "production"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -56,7 +56,7 @@ func TestAllowedAgents_Answer(t *testing.T) {
 
 func TestAllowedAgents_NoEnvironment(t *testing.T) {
 	g := start(t, Config{})
-	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/infra", User: "mira"}))
+	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/infra", User: "ci-user"}))
 	body := g.ask(t, "GET", allowedPath, http.Header{"Job-Token": {"tok"}}, nil).json(t)
 	if _, there := body["environment"]; there || len(body["allowed_agents"].([]any)) != 1 {
 		t.Errorf("%v", body)
@@ -65,9 +65,9 @@ func TestAllowedAgents_NoEnvironment(t *testing.T) {
 
 func TestAllowedAgents_Tokens(t *testing.T) {
 	g := start(t, Config{})
-	pat, err := g.AddPAT(PAT{Username: "mira", Scopes: []string{"api"}})
+	pat, err := g.AddPAT(PAT{Username: "ci-user", Scopes: []string{"api"}})
 	check(t, err)
-	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/infra", User: "mira"}))
+	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/infra", User: "ci-user"}))
 	ask := func(token string) int {
 		return g.ask(t, "GET", allowedPath, http.Header{"Job-Token": {token}}, nil).status
 	}
@@ -130,7 +130,7 @@ func TestAllowedAgents_Matching(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, Config{Version: test.version, Settings: Settings{Tier: test.tier}})
 			g.configure(t, edgeID, test.config)
-			j, err := g.AddJob(Job{Project: "acme/team/shop", User: "mira", Ref: test.ref, Environment: test.env})
+			j, err := g.AddJob(Job{Project: "acme/team/shop", User: "ci-user", Ref: test.ref, Environment: test.env})
 			check(t, err)
 			if _, got := g.allowed(t, j.ID)[edgeID]; got != test.want {
 				t.Errorf("allowed %t", got)
@@ -141,7 +141,7 @@ func TestAllowedAgents_Matching(t *testing.T) {
 
 func TestAllowedAgents_OwnProject(t *testing.T) {
 	g := start(t, Config{})
-	own, err := g.AddJob(Job{Project: "acme/infra", User: "mira"})
+	own, err := g.AddJob(Job{Project: "acme/infra", User: "ci-user"})
 	check(t, err)
 	if got := g.allowed(t, own.ID); len(got) != 1 || len(got[edgeID]) != 0 {
 		t.Errorf("without any configuration: %v", got)
@@ -162,7 +162,7 @@ func TestAllowedAgents_OwnProject(t *testing.T) {
 
 func TestAllowedAgents_OtherNamespaces(t *testing.T) {
 	g := start(t, Config{Version: "17.11"})
-	docs, err := g.AddJob(Job{Project: "other/docs", User: "noor"})
+	docs, err := g.AddJob(Job{Project: "other/docs", User: "ci-intern"})
 	check(t, err)
 	both := `{"ci_access":{"projects":[{"id":"other/docs"}],"instance":{"default_namespace":"all"}}}`
 	g.configure(t, edgeID, both)
@@ -213,7 +213,7 @@ func TestKubeconfig(t *testing.T) {
 		t.Errorf("without an agent: %q, %v", got, err)
 	}
 	g.configure(t, edgeID, `{"ci_access":{"groups":[{"id":"acme","default_namespace":"apps"}]}}`)
-	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/team/shop", User: "mira"}))
+	must(t)(g.AddJob(Job{ID: 1, Token: "tok", Project: "acme/team/shop", User: "ci-user"}))
 	want := `apiVersion: v1
 kind: Config
 clusters:

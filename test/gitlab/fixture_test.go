@@ -22,7 +22,7 @@ const (
 	shopJob                 = 9001
 )
 
-// start starts a double with the usual cast: agent edge of acme/infra, job 9001 of acme/team/shop by mira, who is a developer in acme.
+// start starts a double with the usual cast: agent edge of acme/infra, job 9001 of acme/team/shop by ci-user, who is a developer in acme.
 func start(t *testing.T, cfg Config) *GitLab {
 	t.Helper()
 	if cfg.Settings.Kas.ExternalURL == "" {
@@ -44,11 +44,11 @@ func start(t *testing.T, cfg Config) *GitLab {
 	} {
 		must(t)(g.AddProject(t.Context(), p))
 	}
-	must(t)(g.AddUser(User{ID: miraID, Username: "mira"}))
-	must(t)(g.AddUser(User{ID: 4, Username: "noor"}))
-	check(t, g.AddMember("mira", "acme", Developer))
+	must(t)(g.AddUser(User{ID: miraID, Username: "ci-user"}))
+	must(t)(g.AddUser(User{ID: 4, Username: "ci-intern"}))
+	check(t, g.AddMember("ci-user", "acme", Developer))
 	must(t)(g.AddAgent(Agent{ID: edgeID, Name: "edge", Project: "acme/infra"}))
-	must(t)(g.AddJob(Job{ID: shopJob, Pipeline: 801, Project: "acme/team/shop", User: "mira", Environment: "review/feature-1"}))
+	must(t)(g.AddJob(Job{ID: shopJob, Pipeline: 801, Project: "acme/team/shop", User: "ci-user", Environment: "review/feature-1"}))
 	return g
 }
 

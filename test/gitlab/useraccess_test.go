@@ -28,16 +28,16 @@ const (
 func TestUserAccess_PAT(t *testing.T) {
 	g := start(t, Config{Settings: Settings{Tier: Premium}})
 	g.configure(t, edgeID, userConfig)
-	pat, err := g.AddPAT(PAT{Username: "mira", Scopes: []string{"k8s_proxy"}})
+	pat, err := g.AddPAT(PAT{Username: "ci-user", Scopes: []string{"k8s_proxy"}})
 	check(t, err)
-	check(t, g.AddMember("mira", "acme/team", Maintainer))
+	check(t, g.AddMember("ci-user", "acme/team", Maintainer))
 	r := g.authorize(t, patClaim(pat.Value))
 	wantStatus(t, r, http.StatusOK)
 	developer := []any{"guest", "planner", "reporter", "developer"}
 	maintainer := append(append([]any{}, developer...), "maintainer")
 	want := map[string]any{
 		"agent": map[string]any{"id": 7.0, "config_project": map[string]any{"id": 31.0}},
-		"user":  map[string]any{"id": 3.0, "username": "mira"},
+		"user":  map[string]any{"id": 3.0, "username": "ci-user"},
 		"access_as": map[string]any{"user": map[string]any{
 			"projects": []any{map[string]any{"id": 31.0, "roles": developer}, map[string]any{"id": 42.0, "roles": maintainer}},
 			"groups":   []any{map[string]any{"id": 6.0, "roles": maintainer}},
@@ -46,7 +46,7 @@ func TestUserAccess_PAT(t *testing.T) {
 	if diff := cmp.Diff(want, r.json(t)); diff != "" {
 		t.Error(diff)
 	}
-	if g.PATs("mira")[0].LastUsed.IsZero() {
+	if g.PATs("ci-user")[0].LastUsed.IsZero() {
 		t.Error("the use of the token is not noted")
 	}
 }
@@ -54,9 +54,9 @@ func TestUserAccess_PAT(t *testing.T) {
 func TestUserAccess_Cookie(t *testing.T) {
 	g := start(t, Config{Settings: Settings{Tier: Premium}})
 	g.configure(t, edgeID, agentConfig)
-	session, err := g.SignIn("mira")
+	session, err := g.SignIn("ci-user")
 	check(t, err)
-	other, err := g.SignIn("mira")
+	other, err := g.SignIn("ci-user")
 	check(t, err)
 	value, err := url.QueryUnescape(session.Cookie)
 	check(t, err)
@@ -104,7 +104,7 @@ func TestUserAccess_Refusals(t *testing.T) {
 		"scope":                     {prepare: func(_ *GitLab, p *PAT) { p.Scopes = []string{"api"} }, want: 403},
 		"expired":                   {prepare: func(_ *GitLab, p *PAT) { p.ExpiresAt = now.Add(-time.Hour) }, want: 401},
 		"revoked":                   {prepare: func(_ *GitLab, p *PAT) { p.Revoked = true }, want: 401},
-		"blocked":                   {prepare: func(g *GitLab, _ *PAT) { check(t, g.BlockUser("mira")) }, want: 401},
+		"blocked":                   {prepare: func(g *GitLab, _ *PAT) { check(t, g.BlockUser("ci-user")) }, want: 401},
 		"switched off":              {prepare: func(g *GitLab, _ *PAT) { g.Change(func(s *Settings) { s.NoUserAccess = true }) }, want: 401},
 		"no user_access":            {config: `{}`, want: 403},
 		"no access_as":              {config: `{"user_access":{"projects":[{"id":"acme/team/shop"}]}}`, want: 403},
@@ -112,8 +112,8 @@ func TestUserAccess_Refusals(t *testing.T) {
 		"unknown access_as":         {config: `{"user_access":{"access_as":{"x":{}},"projects":[{"id":"acme/team/shop"}]}}`, want: 403},
 		"not licensed":              {config: userConfig, tier: Free, want: 403},
 		"agent in the free tier":    {tier: Free, want: 200},
-		"no member":                 {prepare: func(_ *GitLab, p *PAT) { p.Username = "noor" }, want: 403},
-		"reporter":                  {prepare: func(g *GitLab, _ *PAT) { check(t, g.AddMember("mira", "acme", Reporter)) }, want: 403},
+		"no member":                 {prepare: func(_ *GitLab, p *PAT) { p.Username = "ci-intern" }, want: 403},
+		"reporter":                  {prepare: func(g *GitLab, _ *PAT) { check(t, g.AddMember("ci-user", "acme", Reporter)) }, want: 403},
 		"member of another project": {config: `{"user_access":{"access_as":{"agent":{}},"projects":[{"id":"other/docs"}]}}`, want: 403},
 		"by group":                  {config: `{"user_access":{"access_as":{"agent":{}},"groups":[{"id":"acme/team"}]}}`, want: 200},
 	} {
@@ -126,7 +126,7 @@ func TestUserAccess_Refusals(t *testing.T) {
 				test.config = agentConfig
 			}
 			g.configure(t, edgeID, test.config)
-			pat := PAT{Username: "mira", Scopes: scopes}
+			pat := PAT{Username: "ci-user", Scopes: scopes}
 			if test.prepare != nil {
 				test.prepare(g, &pat)
 			}

@@ -134,7 +134,7 @@ func (c *Config) complete() error {
 	}
 	if c.Jobs == nil {
 		c.Jobs = []Job{{
-			ID: 9001, Pipeline: 801, Project: "acme/shop", User: "mira",
+			ID: 9001, Pipeline: 801, Project: "acme/shop", User: "ci-user",
 			Environment: &Environment{Name: "production", Slug: "production", Tier: "production"},
 		}}
 	}
@@ -155,7 +155,7 @@ func (j *Job) complete() {
 		j.Token = "glcbt-" + rand.Text()
 	}
 	if j.User == "" {
-		j.User = "mira"
+		j.User = "ci-user"
 	}
 	if j.Pipeline == 0 {
 		j.Pipeline = 801

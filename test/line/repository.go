@@ -99,7 +99,7 @@ func (r *repositories) run(ctx context.Context, dir string, args ...string) (str
 	cmd := exec.CommandContext(ctx, r.git, args...)
 	cmd.Dir = dir
 	cmd.Env = append(plainEnvironment(r.home), "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=Mira", "GIT_AUTHOR_EMAIL=mira@acme.test", "GIT_COMMITTER_NAME=Mira", "GIT_COMMITTER_EMAIL=mira@acme.test")
+		"GIT_AUTHOR_NAME=ci-user", "GIT_AUTHOR_EMAIL=ci-user@acme.test", "GIT_COMMITTER_NAME=ci-user", "GIT_COMMITTER_EMAIL=ci-user@acme.test")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(string(out)))

@@ -42,9 +42,7 @@ type Config struct {
 	// Reconnected gets a value whenever the connection to kas is there again, and holds one until it is received; nil means
 	// it is not known, so that a registration may come as late as the back-off says.
 	Reconnected <-chan struct{}
-	// ObserveLatency is told how long each successful call took; nil means nobody.
-	ObserveLatency func(d time.Duration)
-	Log            *zap.Logger
+	Log         *zap.Logger
 }
 
 // Registrar keeps this pod registered.
@@ -92,7 +90,7 @@ func (r *Registrar) meta(ctx context.Context) *entity.AgentMeta {
 	return r.cfg.Meta(ctx)
 }
 
-// register does not wait for a connection: its time would say nothing of kas, and Reconnected tells when there is one.
+// register does not wait for a connection: Reconnected tells when there is one.
 func (r *Registrar) register(ctx context.Context, meta *entity.AgentMeta) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -100,11 +98,7 @@ func (r *Registrar) register(ctx context.Context, meta *entity.AgentMeta) error 
 	case <-r.cfg.Reconnected: // an older connection than the one of this call
 	default:
 	}
-	start := time.Now()
 	_, err := r.cfg.Client.Register(ctx, &agentregistrar.RegisterRequest{AgentMeta: meta, PodId: r.podID})
-	if err == nil && r.cfg.ObserveLatency != nil {
-		r.cfg.ObserveLatency(time.Since(start))
-	}
 	return err
 }
 

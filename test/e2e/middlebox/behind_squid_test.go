@@ -48,7 +48,7 @@ func testSquid(t *testing.T, schemes [2]string) {
 	}
 	for _, a := range direct {
 		// The agent itself cannot resolve the name, which proves both that the others go through squid and that this one does not.
-		wantLine(t, "log of an agent told to use no proxy", launch(t, l, a.Name), "lookup "+kasName)
+		wantLine(t, "log of an agent told to use no proxy", launch(t, l, a.Name), "Cannot connect to gRPC server", "lookup "+kasName)
 		if _, err := l.KillAgent(soon(t), a.Name); err != nil {
 			t.Error(err)
 		}

@@ -14,8 +14,8 @@ import (
 	"gitlab.com/agentk/agentk/test/tool"
 )
 
-// nginxConf has the locations of a GitLab installation: agents over WebSocket with the default timeouts of 60 s, agents over plain gRPC
-// told apart by the services' names, and the Kubernetes API with room for watches. One process only, so that it dies as a whole.
+// nginxConf has the locations of a GitLab installation: agents over WebSocket, agents over plain gRPC told apart by the services' names,
+// both with nginx's default timeouts of 60 s, and the Kubernetes API with room for watches. One process only, so that it dies as a whole.
 var nginxConf = template.Must(template.New("nginx.conf").Parse(`
 daemon off;
 master_process off;
@@ -62,10 +62,6 @@ http {
       {{.Guard}}
       grpc_pass grpc://{{.AgentListener}};
       client_max_body_size 0;
-      # Parked streams say nothing in either direction for as long as nobody needs them.
-      client_body_timeout 7200s;
-      grpc_read_timeout 7200s;
-      grpc_send_timeout 7200s;
     }
   }
 }

@@ -40,7 +40,7 @@ func runGit(t *testing.T, dir, input string, args ...string) string {
 	cmd := exec.Command("git", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_COMMITTER_NAME=Mira", "GIT_COMMITTER_EMAIL=mira@acme.test", "GIT_COMMITTER_DATE=1700000000 +0100"}
+		"GIT_COMMITTER_NAME=ci-user", "GIT_COMMITTER_EMAIL=ci-user@acme.test", "GIT_COMMITTER_DATE=1700000000 +0100"}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -60,7 +60,7 @@ func (f *fixture) repository(t *testing.T, name string, args ...string) string {
 func data(content string) string { return fmt.Sprintf("data %d\n%s\n", len(content), content) }
 
 func commitHead(ref, message string) string {
-	return "commit " + ref + "\nauthor Mira <mira@acme.test> 1700000000 +0100\ncommitter Mira <mira@acme.test> 1700000000 +0100\n" + data(message)
+	return "commit " + ref + "\nauthor ci-user <ci-user@acme.test> 1700000000 +0100\ncommitter ci-user <ci-user@acme.test> 1700000000 +0100\n" + data(message)
 }
 
 func newFixture(t *testing.T) *fixture {

@@ -46,7 +46,7 @@ func TestFindCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(got.GetSubject()) != "First" || string(got.GetBody()) != "First\n\nWith a body." || got.GetBodySize() != 19 ||
-		string(got.GetAuthor().GetName()) != "Mira" || string(got.GetCommitter().GetEmail()) != "mira@acme.test" ||
+		string(got.GetAuthor().GetName()) != "ci-user" || string(got.GetCommitter().GetEmail()) != "ci-user@acme.test" ||
 		got.GetAuthor().GetDate().GetSeconds() != 1_700_000_000 || string(got.GetAuthor().GetTimezone()) != "+0100" || len(got.GetTreeId()) != 40 {
 		t.Errorf("%v", got)
 	}
