@@ -23,8 +23,13 @@ const (
 
 var agentFile = regexp.MustCompile(`^\.gitlab/agents/([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)/config\.yaml$`)
 
-// AgentConfigFile is the configuration file of an agent: its path in the repository, and the agent's name.
-type AgentConfigFile = struct{ Path, Agent string }
+// AgentConfigFile is the configuration file of an agent.
+type AgentConfigFile struct {
+	// Path is the file's in the repository.
+	Path string
+	// Agent is the agent's name.
+	Agent string
+}
 
 // AgentConfigFiles are the configuration files at the head of a project's default branch, in git's order. Where there is no
 // branch, commit or folder there are none. The faults: FailedPrecondition if there are too many files to look through,

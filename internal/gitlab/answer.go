@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,7 +37,7 @@ func (c *Client) ask(ctx context.Context, q *call, msg proto.Message) error {
 	}
 	defer discard(resp)
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
-		return statusError(resp, q)
+		return c.statusError(resp, q)
 	}
 	if got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || got != mediaType {
 		return &answerError{fmt.Sprintf("the answer for path %s is not %s", q.path, mediaType)}
@@ -63,7 +64,7 @@ func (c *Client) tell(ctx context.Context, q *call) error {
 	}
 	defer discard(resp)
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNoContent {
-		return statusError(resp, q)
+		return c.statusError(resp, q)
 	}
 	return nil
 }
@@ -83,20 +84,27 @@ func decode(body []byte, path string, msg proto.Message) error {
 	return nil
 }
 
-func statusError(resp *http.Response, q *call) error {
+// statusError says what an answer's status means for q.
+func (c *Client) statusError(resp *http.Response, q *call) error {
 	e := &StatusError{Code: resp.StatusCode, Path: q.path, RetryAfter: retryAfter(resp)}
+	if resp.StatusCode != http.StatusUnauthorized && q.endpoint != endpointUser {
+		return e
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, drained))
+	if err != nil {
+		return e
+	}
+	if resp.StatusCode == http.StatusUnauthorized && !q.open && bytes.Contains(body, []byte(disownedMark)) {
+		return c.disowned(q)
+	}
 	if q.endpoint == endpointUser {
-		e.Reason = reason(resp)
+		e.Reason = reason(body)
 	}
 	return e
 }
 
 // reason finds what GitLab says about a refusal.
-func reason(resp *http.Response) string {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, drained))
-	if err != nil {
-		return ""
-	}
+func reason(body []byte) string {
 	var answer struct {
 		Message any `json:"message"`
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"gitlab.com/agentk/agentk/internal/backoff"
 	"gitlab.com/agentk/agentk/internal/version"
@@ -68,6 +69,8 @@ type Client struct {
 	answerTimeout time.Duration
 	// form is the tokenForm that GitLab has been seen to accept.
 	form atomic.Int32
+	// complain bounds how often the log says that GitLab does not know kas.
+	complain rate.Sometimes
 }
 
 // New checks cfg and reads its files.
@@ -90,6 +93,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, base: &url.URL{Scheme: address.Scheme, Host: address.Host}, prefix: strings.TrimRight(address.EscapedPath(), "/"),
 		user: address.User, signer: signer, transport: transport, answerTimeout: answerTimeout,
+		complain: rate.Sometimes{Interval: disownedEvery},
 		retries: backoff.Policy{Initial: firstRetry, Max: lastRetry, Factor: 2, ResetAfter: time.Hour},
 	}
 	if c.metrics, err = newMetrics(cfg.Registerer); err != nil {

@@ -18,7 +18,7 @@ const (
 	acmeID, teamID, otherID = 5, 6, 8
 	infraID, shopID, docsID = 31, 42, 43
 	edgeID                  = 7
-	miraID                  = 3
+	userID                  = 3
 	shopJob                 = 9001
 )
 
@@ -44,7 +44,7 @@ func start(t *testing.T, cfg Config) *GitLab {
 	} {
 		must(t)(g.AddProject(t.Context(), p))
 	}
-	must(t)(g.AddUser(User{ID: miraID, Username: "ci-user"}))
+	must(t)(g.AddUser(User{ID: userID, Username: "ci-user"}))
 	must(t)(g.AddUser(User{ID: 4, Username: "ci-intern"}))
 	check(t, g.AddMember("ci-user", "acme", Developer))
 	must(t)(g.AddAgent(Agent{ID: edgeID, Name: "edge", Project: "acme/infra"}))
