@@ -1,7 +1,7 @@
 # Everything a developer or CI does here. What is missing (Kubernetes, tools, Debian packages as root) is built or installed on the way.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e demo bench fuzz lint gen testbed gcc
+.PHONY: help build test e2e demo demo-gitlab bench fuzz lint gen testbed gcc
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentk
 TOOLS := $(CACHE)/tools
@@ -15,7 +15,7 @@ PROTOC_GEN_GO := $(TOOLS)/protoc-gen@v1.36.12-v1.6.2/protoc-gen-go
 PROTOC_GEN_GO_GRPC := $(TOOLS)/protoc-gen@v1.36.12-v1.6.2/protoc-gen-go-grpc
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 build: ## bin/kas and bin/agentk
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk
@@ -29,6 +29,9 @@ e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, 
 
 demo: ## the whole line once, narrated; KEEP=1 leaves it running to try by hand
 	go run ./test/demo
+
+demo-gitlab: ## the same beside a GitLab (a double): git push, a CI pipeline, user access; KEEP=1 as above
+	go run ./test/demogitlab
 
 bench: ## direct against through the line, in pairs; QUICK=1 for a short run
 	go run ./test/bench

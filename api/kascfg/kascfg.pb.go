@@ -414,7 +414,8 @@ func (x *LoggingCF) GetFormat() string {
 }
 
 type GitLabCF struct {
-	state                    protoimpl.MessageState  `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Mandatory, as is authentication_secret_file, unless there is a standalone section: kas calls no GitLab then.
 	Address                  string                  `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	AuthenticationSecretFile string                  `protobuf:"bytes,2,opt,name=authentication_secret_file,json=authenticationSecretFile,proto3" json:"authentication_secret_file,omitempty"`
 	CaCertificateFile        string                  `protobuf:"bytes,3,opt,name=ca_certificate_file,json=caCertificateFile,proto3" json:"ca_certificate_file,omitempty"`
@@ -2968,10 +2969,10 @@ const file_api_kascfg_kascfg_proto_rawDesc = "" +
 	"\n" +
 	"grpc_level\x18\x02 \x01(\x0e2#.gitlab.agent.kascfg.log_level_enumH\x00R\tgrpcLevel\x88\x01\x01\x12.\n" +
 	"\x06format\x18\xe8\a \x01(\tB\x15´-\x11\x1a\x00\x1a\x04json\x1a\aconsoleR\x06formatB\r\n" +
-	"\v_grpc_level\"\xba\x02\n" +
-	"\bGitLabCF\x12\"\n" +
-	"\aaddress\x18\x01 \x01(\tB\b´-\x04\b\x01H\x01R\aaddress\x12D\n" +
-	"\x1aauthentication_secret_file\x18\x02 \x01(\tB\x06´-\x02\b\x01R\x18authenticationSecretFile\x12.\n" +
+	"\v_grpc_level\"\xb0\x02\n" +
+	"\bGitLabCF\x12 \n" +
+	"\aaddress\x18\x01 \x01(\tB\x06´-\x02H\x01R\aaddress\x12<\n" +
+	"\x1aauthentication_secret_file\x18\x02 \x01(\tR\x18authenticationSecretFile\x12.\n" +
 	"\x13ca_certificate_file\x18\x03 \x01(\tR\x11caCertificateFile\x12Q\n" +
 	"\x0eapi_rate_limit\x18\x04 \x01(\v2+.gitlab.agent.kascfg.TokenBucketRateLimitCFR\fapiRateLimit\x120\n" +
 	"\fexternal_url\x18\x05 \x01(\tB\b´-\x04\b\x01H\x01H\x00R\vexternalUrl\x88\x01\x01B\x0f\n" +

@@ -47,6 +47,9 @@ type Config struct {
 	// RefreshPeriod is how often, at least, the backend is asked about every token that has sessions: a backend that tells no
 	// changes is asked whether the token is still good, and sees that its agent is alive. 0: it is not asked for that.
 	RefreshPeriod time.Duration
+	// Gone is told that an agent has lost its last session because the backend refused its token, and has not come back with
+	// another one. Calls do not overlap; they must not take long. nil: nobody is told.
+	Gone func(ctx context.Context, agentID int64)
 	// Limiter counts connections; nil counts in this process only.
 	Limiter Limiter
 	// ConnectionsPerMinute limits new connections per token; 0 means no limit.
@@ -80,9 +83,10 @@ type Authenticator struct {
 	generation atomic.Uint64
 	recheck    chan struct{}
 
-	// mu guards live: the sessions of each token, by the token's hash.
+	// mu guards live, the sessions of each token by the token's hash, and lost, when agents lost their last one to a refusal.
 	mu   sync.Mutex
 	live map[tokenKey]*liveToken
+	lost map[int64]time.Time
 }
 
 // New checks cfg and registers the metrics.
@@ -111,6 +115,7 @@ func New(cfg Config) (*Authenticator, error) {
 		changed: cfg.Backend.Changed(),
 		recheck: make(chan struct{}, 1),
 		live:    make(map[tokenKey]*liveToken),
+		lost:    make(map[int64]time.Time),
 	}
 	a.polls, a.endPolls = context.WithCancel(context.Background())
 	if cfg.Registerer != nil {
@@ -134,6 +139,7 @@ func (a *Authenticator) Agent(ctx context.Context) (backend.Agent, error) {
 	if err != nil {
 		return backend.Agent{}, err
 	}
+	r.agentID.Store(agent.ID)
 	r.generation.Store(generation)
 	return agent, nil
 }
@@ -147,6 +153,9 @@ func (a *Authenticator) Run(ctx context.Context) error {
 	defer again.Stop()
 	tick, stopTicks := a.refreshTicks()
 	defer stopTicks()
+	farewell := time.NewTimer(0)
+	farewell.Stop()
+	defer farewell.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -159,6 +168,11 @@ func (a *Authenticator) Run(ctx context.Context) error {
 			a.generation.Add(1)
 		case <-tick:
 			a.refresh(ctx)
+			a.awaitReturns(farewell)
+			continue
+		case <-farewell.C:
+			a.sayGone(ctx)
+			a.awaitReturns(farewell)
 			continue
 		case <-a.recheck:
 		case <-again.C:
@@ -166,6 +180,7 @@ func (a *Authenticator) Run(ctx context.Context) error {
 		if !a.revalidate(ctx) {
 			again.Reset(recheckAgain)
 		}
+		a.awaitReturns(farewell)
 	}
 }
 

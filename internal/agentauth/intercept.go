@@ -24,6 +24,8 @@ type rpc struct {
 	late     bool // began after EndLongPolls
 	// generation is that of the backend when the token was last resolved for this RPC.
 	generation atomic.Uint64
+	// agentID is what it was resolved to; 0: not yet.
+	agentID atomic.Int64
 }
 
 type rpcKey struct{}

@@ -23,8 +23,8 @@ const (
 type liveToken struct {
 	token    string
 	key      tokenKey
-	agentID  int64     // 0: not known yet; only the loop of Run uses it
 	asked    time.Time // when the backend answered last, at the latest when the session began; only the loop of Run uses it
+	agentID  int64     // 0: not known yet; guarded by the Authenticator's mu, as are the sessions
 	sessions map[*session]struct{}
 }
 
@@ -47,6 +47,9 @@ func (a *Authenticator) Session(ctx context.Context) (context.Context, func()) {
 		a.live[r.key] = token
 	}
 	token.sessions[s] = struct{}{}
+	if token.agentID == 0 {
+		token.agentID = r.agentID.Load()
+	}
 	a.mu.Unlock()
 	if r.generation.Load() != a.generation.Load() {
 		// The token was resolved before a change whose check may have missed this session.
@@ -107,23 +110,27 @@ func (a *Authenticator) forLive(wanted func(*liveToken) bool, do func(*liveToken
 // judge ends the sessions of a token that is refused, or that stands for another agent now. It says whether the question about
 // it could be answered.
 func (a *Authenticator) judge(t *liveToken, agent backend.Agent, err error) bool {
-	switch {
-	case err == nil && (t.agentID == 0 || t.agentID == agent.ID):
-		t.agentID = agent.ID
-		return true
-	case err != nil && !refused(err):
+	if err != nil && !refused(err) {
 		return false
 	}
 	a.mu.Lock()
-	sessions := t.sessions
+	if err == nil && (t.agentID == 0 || t.agentID == agent.ID) {
+		t.agentID = agent.ID
+		a.mu.Unlock()
+		return true
+	}
+	sessions, agentID := t.sessions, t.agentID
 	t.sessions = make(map[*session]struct{})
 	if a.live[t.key] == t {
 		delete(a.live, t.key)
 	}
+	if len(sessions) > 0 && agentID != 0 {
+		a.lost[agentID] = time.Now()
+	}
 	a.mu.Unlock()
 	if len(sessions) > 0 {
 		a.cfg.Log.Info("Agent token is no longer valid, ending its streams",
-			zap.Int64("agent_id", t.agentID), zap.Int("count", len(sessions)))
+			zap.Int64("agent_id", agentID), zap.Int("count", len(sessions)))
 	}
 	revoked := fault.New(fault.Unauthenticated, fault.Agent, "unauthenticated")
 	for s := range sessions {

@@ -94,7 +94,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, base: &url.URL{Scheme: address.Scheme, Host: address.Host}, prefix: strings.TrimRight(address.EscapedPath(), "/"),
 		user: address.User, signer: signer, transport: transport, answerTimeout: answerTimeout,
 		complain: rate.Sometimes{Interval: disownedEvery},
-		retries: backoff.Policy{Initial: firstRetry, Max: lastRetry, Factor: 2, ResetAfter: time.Hour},
+		retries:  backoff.Policy{Initial: firstRetry, Max: lastRetry, Factor: 2, ResetAfter: time.Hour},
 	}
 	if c.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err

@@ -92,27 +92,27 @@ func TestSecret_Reloaded(t *testing.T) {
 	r.mu.Lock()
 	r.key = keyB
 	r.mu.Unlock()
-	if err := post(); fault.KindOf(err) != fault.Unauthenticated {
+	if err := post(); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("with the old secret: %v", err)
 	}
 	// What is there for a moment while the file is replaced does not count.
 	for _, broken := range []string{"", "half", "half"} {
 		write(t, path, broken)
-		if err := post(); fault.KindOf(err) != fault.Unauthenticated {
+		if err := post(); fault.KindOf(err) != fault.Unavailable {
 			t.Errorf("with a broken file: %v", err)
 		}
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := post(); fault.KindOf(err) != fault.Unauthenticated {
+	if err := post(); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("without a file: %v", err)
 	}
 	write(t, path, base64.StdEncoding.EncodeToString(keyB))
 	if err := post(); err != nil {
 		t.Errorf("with the new secret: %v", err)
 	}
-	if n := observed.Len(); n != 3 {
+	if n := observed.FilterMessageSnippet("Cannot read the new secret").Len(); n != 3 {
 		t.Errorf("%d log lines: %v", n, observed.All())
 	}
 }

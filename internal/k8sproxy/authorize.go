@@ -62,7 +62,7 @@ func (p *Proxy) authorizeJob(ctx context.Context, c credential) (grant, *refusal
 		}
 		return g, nil
 	}
-	return g, &refusal{code: http.StatusForbidden, hop: fault.GitLab, msg: "Forbidden: agentId is not allowed"}
+	return g, &refusal{code: http.StatusForbidden, hop: fault.Kas, msg: "Forbidden: agentId is not allowed"}
 }
 
 func jobRefusal(err error) *refusal {

@@ -2,6 +2,7 @@ package kas
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"gitlab.com/agentk/agentk/api/agenttracker"
@@ -27,6 +28,15 @@ func (c connections) RegisterAgent(ctx context.Context, info *agenttracker.Conne
 	c.usage.Registered(backend.Agent{ID: info.AgentId, Project: backend.Project{ID: info.ProjectId}}, info.AgentMeta)
 	c.alarm.Check(ctx, info.AgentId)
 	return nil
+}
+
+// forget unregisters all pods of an agent whose last token was refused: they would seem connected until their entries expire.
+func (c connections) forget(ctx context.Context, agentID int64) error {
+	pods, err := c.AgentsByID(ctx, agentID)
+	for _, pod := range pods {
+		err = errors.Join(err, c.UnregisterAgent(ctx, agentID, pod.ConnectionId))
+	}
+	return err
 }
 
 // proxyUsage counts the requests of Kubernetes clients.

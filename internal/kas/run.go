@@ -150,11 +150,18 @@ func (s *server) newAuth(context.Context) error {
 	var err error
 	s.auth, err = agentauth.New(agentauth.Config{
 		Backend: s.world.agents, CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
-		Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
+		Gone: s.agentGone, Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
 		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
 		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,
 	})
 	return err
+}
+
+// agentGone forgets an agent that was deleted, or that has no token any more.
+func (s *server) agentGone(ctx context.Context, agentID int64) {
+	if err := s.connections.forget(ctx, agentID); err != nil {
+		s.named("agent_registrar").Warn("Agent was not unregistered", zap.Int64(telemetry.AgentID, agentID), zap.Error(err))
+	}
 }
 
 func (s *server) newAgentServices(context.Context) error {

@@ -80,7 +80,9 @@ func TestCheck_AbsoluteURI(t *testing.T) {
 			t.Errorf("%q: %v", address, got)
 		}
 	}
-	check(t, &kascfg.GitLabCF{AuthenticationSecretFile: "f"}, "address: must not be empty")
+	check(t, &kascfg.GitLabCF{}) // what is not there is not checked
+	empty := ""
+	check(t, &kascfg.GitLabCF{ExternalUrl: &empty}, "external_url: must not be empty")
 }
 
 func TestCheck_RequiredMessage(t *testing.T) {

@@ -3,6 +3,8 @@ package main
 import (
 	"path/filepath"
 	"sort"
+
+	"gitlab.com/agentk/agentk/test/narrator"
 )
 
 // logTail is how much of each log is shown after a failure, in bytes.
@@ -31,14 +33,14 @@ func (s *story) showLogs() {
 	sort.Strings(names)
 	for _, name := range names {
 		log := logs[name]
-		s.narrator.printf("\nThe end of the log of %s:\n    %s\n", name, indented(log[max(0, len(log)-logTail):]))
+		s.narrator.Printf("\nThe end of the log of %s:\n    %s\n", name, narrator.Indented(log[max(0, len(log)-logTail):]))
 	}
 }
 
 // showExports shows how to go on by hand in another terminal.
 func (s *story) showExports() {
 	l, c := s.line, s.cluster
-	s.narrator.printf(`
+	s.narrator.Printf(`
 Everything stays up until Ctrl-C. In another terminal, be the job:
 
     export PATH=%[1]s:$PATH

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"gitlab.com/agentk/agentk/test/narrator"
 )
 
 // interrupted is the exit code after Ctrl-C, as shells have it.
@@ -22,17 +24,17 @@ func main() {
 
 // run tells the story and returns the exit code of the process.
 func run(ctx context.Context, out io.Writer, keep bool) int {
-	s := &story{narrator: &narrator{out: out}}
+	s := &story{narrator: narrator.New(out)}
 	defer s.cleanUp()
 	err := s.tell(ctx)
-	s.narrator.summary(err)
+	s.narrator.Summary(err)
 	if err != nil && ctx.Err() == nil {
 		s.showLogs()
 	}
 	if keep && s.line != nil && ctx.Err() == nil {
 		s.showExports()
 		<-ctx.Done()
-		s.narrator.printf("\n")
+		s.narrator.Printf("\n")
 		ctx = context.WithoutCancel(ctx) // Ctrl-C is how this is meant to end
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 
 	"gitlab.com/agentk/agentk/test/kube"
 	"gitlab.com/agentk/agentk/test/line"
+	"gitlab.com/agentk/agentk/test/narrator"
 )
 
 // stepLimit bounds every step of the job; what is built beforehand may take as long as it takes.
@@ -16,14 +17,14 @@ const stepLimit = time.Minute
 
 // story is the demo: what is up so far, and who tells it.
 type story struct {
-	narrator *narrator
+	narrator *narrator.Narrator
 	cluster  *kube.ControlPlane
 	line     *line.Line
 }
 
 // tell goes through all steps until one fails.
 func (s *story) tell(ctx context.Context) error {
-	s.narrator.printf("kubectl in a CI job -> kas -> WebSocket -> agentk -> a Kubernetes API server\n")
+	s.narrator.Printf("kubectl in a CI job -> kas -> WebSocket -> agentk -> a Kubernetes API server\n")
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -42,7 +43,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"Project acme/intern is not in the agent's configuration: no kubeconfig, and one made by hand is refused", s.notAllowed},
 		{"Add acme/intern with a git push: it takes effect without a restart", s.change},
 	} {
-		if err := s.narrator.step(ctx, step.what, step.do); err != nil {
+		if err := s.narrator.Step(ctx, step.what, step.do); err != nil {
 			return err
 		}
 	}
@@ -86,13 +87,13 @@ func (s *story) startKas(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.narrator.output(agentConfig)
-	s.narrator.command("kas", "--configuration-file", s.line.KasFile)
+	s.narrator.Output(agentConfig)
+	s.narrator.Command("kas", "--configuration-file", s.line.KasFile)
 	return nil
 }
 
 func (s *story) startAgent(ctx context.Context) error {
-	s.narrator.command("agentk", "--kas-address", s.line.KasAddress(), "--token-file ... --kubeconfig ...")
+	s.narrator.Command("agentk", "--kas-address", s.line.KasAddress(), "--token-file ... --kubeconfig ...")
 	return s.line.StartAgent(ctx, agentName)
 }
 
@@ -115,7 +116,7 @@ func (s *story) apply(ctx context.Context) error {
 
 func (s *story) applyRelease(ctx context.Context, version int, want string) error {
 	manifest := fmt.Sprintf(release, version)
-	s.narrator.command("kubectl", "apply -f - <<< '"+manifest+"'")
+	s.narrator.Command("kubectl", "apply -f - <<< '"+manifest+"'")
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	out, err := s.line.Apply(ctx, shopJob, manifest)
@@ -135,7 +136,7 @@ func (s *story) denied(ctx context.Context) error {
 }
 
 func (s *story) notAllowed(ctx context.Context) error {
-	s.narrator.command("kas", "standalone kubeconfig --job 9002 --configuration-file", s.line.KasFile)
+	s.narrator.Command("kas", "standalone kubeconfig --job 9002 --configuration-file", s.line.KasFile)
 	err := s.line.WriteKubeconfigFor(ctx, internJob)
 	if err == nil {
 		return errors.New("kas wrote a kubeconfig for a job that may use no agent")
@@ -149,7 +150,7 @@ func (s *story) notAllowed(ctx context.Context) error {
 func (s *story) change(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	s.narrator.command("git", "push  # adds acme/intern to ci_access")
+	s.narrator.Command("git", "push  # adds acme/intern to ci_access")
 	commit, err := s.line.PushConfig(ctx, agentName, widerConfig)
 	if err != nil {
 		return err
@@ -165,7 +166,7 @@ func (s *story) change(ctx context.Context) error {
 		return err
 	})
 	took := time.Since(pushed)
-	s.narrator.command("kubectl", "auth whoami")
+	s.narrator.Command("kubectl", "auth whoami")
 	if err := s.expect(out, err, "gitlab:ci_job:9002", "gitlab:project:43", "ci-intern"); err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (s *story) change(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.narrator.output(fmt.Sprintf("in effect %.1f s after the push; agentk says:\n%s", took.Seconds(), applied))
+	s.narrator.Output(fmt.Sprintf("in effect %.1f s after the push; agentk says:\n%s", took.Seconds(), applied))
 	return nil
 }
 
@@ -181,7 +182,7 @@ func (s *story) change(ctx context.Context) error {
 func (s *story) kubectl(ctx context.Context, args string, want ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	s.narrator.command("kubectl", args)
+	s.narrator.Command("kubectl", args)
 	out, err := s.line.Kubectl(ctx, shopJob, strings.Fields(args)...)
 	return s.expect(out, err, want...)
 }
@@ -190,7 +191,7 @@ func (s *story) expect(out string, err error, want ...string) error {
 	if err != nil {
 		return err
 	}
-	s.narrator.output(out)
+	s.narrator.Output(out)
 	for _, text := range want {
 		if !strings.Contains(out, text) {
 			return fmt.Errorf("it does not say %q", text)
@@ -203,7 +204,7 @@ func (s *story) expect(out string, err error, want ...string) error {
 func (s *story) refused(ctx context.Context, job int64, args string, want ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	s.narrator.command("kubectl", args)
+	s.narrator.Command("kubectl", args)
 	out, err := s.line.Kubectl(ctx, job, strings.Fields(args)...)
 	if err == nil {
 		return fmt.Errorf("this was allowed:\n%s", out)
@@ -216,7 +217,7 @@ func (s *story) expectRefusal(err error, want ...string) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	s.narrator.output(failed.Stderr)
+	s.narrator.Output(failed.Stderr)
 	for _, text := range want {
 		if !strings.Contains(failed.Stderr, text) {
 			return fmt.Errorf("it does not say %q", text)

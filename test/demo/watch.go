@@ -14,7 +14,7 @@ func (s *story) watch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	args := "get configmaps --watch --output-watch-events -o custom-columns=EVENT:.type,NAME:.object.metadata.name,VERSION:.object.data.version"
-	s.narrator.command("kubectl", args, "&")
+	s.narrator.Command("kubectl", args, "&")
 	cmd, err := s.line.KubectlCommand(ctx, shopJob, strings.Fields(args)...)
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (s *story) await(ctx context.Context, lines <-chan string, words ...string)
 			if !open {
 				return errors.New("the watch ended early")
 			}
-			s.narrator.output("(watch) " + text)
+			s.narrator.Output("(watch) " + text)
 			if fields := strings.Fields(text); len(fields) == 3 && fields[0] == words[0] && fields[2] == words[1] {
 				return nil
 			}

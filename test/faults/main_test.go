@@ -151,7 +151,7 @@ func lineConfig(agents ...line.Agent) line.Config {
 			{ID: jobID, Project: shop, Environment: &line.Environment{Name: "production", Slug: "prod", Tier: "production"}},
 			{ID: strangeID, Project: "elsewhere/shop", Denied: true},
 		},
-		ExtraKasYAML: "gitlab: {external_url: https://gl.test, address: https://gl.test, authentication_secret_file: /unused}",
+		ExtraKasYAML: "gitlab: {external_url: https://gl.test}",
 	}
 }
 

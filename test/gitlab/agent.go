@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 )
 
@@ -185,13 +184,3 @@ func (d *database) useToken(value string, now time.Time) *agent {
 }
 
 func (a *agent) configPath() string { return ".gitlab/agents/" + a.name + "/config.yaml" }
-
-// agentIn finds an agent of a project by name.
-func (d *database) agentIn(project *Project, name string) *agent {
-	for _, a := range d.agents {
-		if a.project == project && strings.EqualFold(a.name, name) {
-			return a
-		}
-	}
-	return nil
-}

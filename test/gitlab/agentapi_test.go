@@ -177,10 +177,14 @@ func TestEndpointsByVersion(t *testing.T) {
 		version, method, path string
 		there                 bool
 	}{
-		{"15.0", "POST", "authorize_proxy_user", false}, {"16.0", "POST", "authorize_proxy_user", true},
-		{"15.0", "GET", "verify_project_access", false}, {"16.0", "GET", "verify_project_access", true},
-		{"17.1", "POST", "agent_events", false}, {"17.2", "POST", "agent_events", true},
-		{"17.11", "GET", "project_info", true}, {"18.0", "GET", "project_info", false},
+		{"15.0", "POST", "authorize_proxy_user", false},
+		{"16.0", "POST", "authorize_proxy_user", true},
+		{"15.0", "GET", "verify_project_access", false},
+		{"16.0", "GET", "verify_project_access", true},
+		{"17.1", "POST", "agent_events", false},
+		{"17.2", "POST", "agent_events", true},
+		{"17.11", "GET", "project_info", true},
+		{"18.0", "GET", "project_info", false},
 	} {
 		t.Run(fmt.Sprint(test.version, " ", test.path), func(t *testing.T) {
 			g := start(t, Config{Version: test.version})

@@ -38,7 +38,9 @@ func TestGitPush(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "big"), []byte(strings.Repeat("0123456789abcdef\n", 200_000)), 0o600))
 	for _, args := range [][]string{
-		{"init", "--quiet", "--initial-branch=main"}, {"add", "."}, {"commit", "--quiet", "--message", "one"},
+		{"init", "--quiet", "--initial-branch=main"},
+		{"add", "."},
+		{"commit", "--quiet", "--message", "one"},
 		{"push", "--quiet", g.remote(pat.Value, "acme/infra"), "HEAD:main"},
 	} {
 		if out, err := g.userGit(t, dir, args...); err != nil {

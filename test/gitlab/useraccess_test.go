@@ -67,7 +67,7 @@ func TestUserAccess_Cookie(t *testing.T) {
 		}
 		return body
 	}
-	if session.CSRFToken() == session.CSRFToken() {
+	if first, second := session.CSRFToken(), session.CSRFToken(); first == second {
 		t.Error("a token is there twice")
 	}
 	r := g.authorize(t, claim(value, session.CSRFToken()))

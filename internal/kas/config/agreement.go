@@ -5,7 +5,8 @@ import (
 	"gitlab.com/agentk/agentk/internal/rules"
 )
 
-// checkSections finds the mandatory sections that are missing. Beside no GitLab none of them is mandatory.
+// checkSections finds the mandatory sections that are missing, and what is missing in that of GitLab. Beside no GitLab nothing of
+// it is mandatory: gitlab.external_url may stand alone.
 func checkSections(f *kascfg.ConfigurationFile) []rules.Violation {
 	if f.Standalone != nil {
 		return nil
@@ -22,6 +23,17 @@ func checkSections(f *kascfg.ConfigurationFile) []rules.Violation {
 	} {
 		if !s.present {
 			found = append(found, rules.Violation{Path: s.name, Msg: `must be present, unless there is a "standalone" section`})
+		}
+	}
+	if f.Gitlab == nil {
+		return found
+	}
+	for _, s := range []struct{ path, value string }{
+		{"gitlab.address", f.Gitlab.Address},
+		{"gitlab.authentication_secret_file", f.Gitlab.AuthenticationSecretFile},
+	} {
+		if s.value == "" {
+			found = append(found, rules.Violation{Path: s.path, Msg: `must not be empty, unless there is a "standalone" section`})
 		}
 	}
 	return found

@@ -157,6 +157,10 @@ func TestParse_MandatorySections(t *testing.T) {
 	wantMistakes(t, "", "gitlab"+must, "redis"+must, "api"+must, "private_api"+must)
 	wantMistakes(t, strings.Replace(minimal, "server: {address: \"localhost:6379\"}", "", 1)+"gitaly: {}\n",
 		"redis (line 3): exactly one of server, sentinel, cluster must be set")
+	const empty = `: must not be empty, unless there is a "standalone" section`
+	wantMistakes(t, strings.Replace(minimal, "https://gitlab.example.com", "", 1), "gitlab.address (line 2)"+empty)
+	wantMistakes(t, "gitlab: {external_url: \"https://gl.test\"}\n",
+		"redis"+must, "api"+must, "private_api"+must, "gitlab.address (line 1)"+empty, "gitlab.authentication_secret_file (line 1)"+empty)
 	wantMistakes(t, "standalone:\n", "gitlab"+must, "redis"+must, "api"+must, "private_api"+must)
 }
 

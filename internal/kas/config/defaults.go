@@ -19,7 +19,7 @@ func applyDefaults(f *kascfg.ConfigurationFile) {
 	}
 	if g := f.Gitlab; g != nil {
 		rateLimit(&g.ApiRateLimit, 50, 250)
-		if g.ExternalUrl == nil {
+		if g.ExternalUrl == nil && g.Address != "" {
 			g.ExternalUrl = &g.Address
 		}
 	}

@@ -27,6 +27,17 @@ func TestStandalone_OtherSectionsAreOptional(t *testing.T) {
 	parse(t, "standalone: {repositories_dir: /r}")
 }
 
+func TestStandalone_ExternalURLMayStandAlone(t *testing.T) {
+	const section = "standalone: {repositories_dir: /r}\n"
+	if c := parse(t, section+"gitlab: {external_url: \"https://gl.test\"}\n"); c.File.Gitlab.GetExternalUrl() != "https://gl.test" || c.File.Gitlab.Address != "" {
+		t.Errorf("got %v", c.File.Gitlab)
+	}
+	if c := parse(t, section+"gitlab: {}\n"); c.File.Gitlab.ExternalUrl != nil {
+		t.Errorf("got %v", c.File.Gitlab)
+	}
+	wantMistakes(t, section+"gitlab: {external_url: gl.test}\n", "gitlab.external_url (line 2): must be an absolute URI such as https://example.com")
+}
+
 // edit changes standalone.yaml in one place.
 func edit(t *testing.T, old, replacement string) string {
 	t.Helper()

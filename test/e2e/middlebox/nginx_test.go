@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"text/template"
 
@@ -18,7 +19,8 @@ import (
 // both with nginx's default timeouts of 60 s, and the Kubernetes API with room for watches. One process only, so that it dies as a whole.
 var nginxConf = template.Must(template.New("nginx.conf").Parse(`
 daemon off;
-master_process off;
+master_process {{if .Workers}}on{{else}}off{{end}};
+{{.Main}}
 pid {{.Dir}}/nginx.pid;
 error_log {{.Dir}}/error.log warn;
 events { worker_connections 512; }
@@ -36,6 +38,7 @@ http {
     ssl_certificate {{.Certificate}};
     ssl_certificate_key {{.Key}};
     root {{.Dir}}/html;
+    {{.Server}}
     proxy_http_version 1.1;
     proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
@@ -68,12 +71,18 @@ http {
 `))
 
 // nginx stands in front of kas.
-type nginx struct{ program }
+type nginx struct {
+	program
+	// workers: there is a master with one worker, as everywhere outside of tests, and reload works. main are further directives of the
+	// configuration's top level, server those of the server.
+	workers      bool
+	main, server string
+}
 
 // reserveNginx chooses the address, which kas and its agents are told before nginx can start.
 func reserveNginx(t *testing.T) *nginx {
 	t.Helper()
-	n := &nginx{program{
+	n := &nginx{program: program{
 		path: tool.Debian(t, "nginx-light", "nginx"), dir: t.TempDir(), address: net.JoinHostPort("127.0.0.1", freePort(t)),
 	}}
 	n.args = []string{"-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf"), "-e", filepath.Join(n.dir, "error.log")}
@@ -100,8 +109,9 @@ func (n *nginx) serve(t *testing.T, l *line.Line, edgeKey string) {
 		guard = `if ($http_x_edge_key != "` + edgeKey + `") { return 403; }`
 	}
 	var conf strings.Builder
-	err = nginxConf.Execute(&conf, map[string]string{
+	err = nginxConf.Execute(&conf, map[string]any{
 		"Dir": n.dir, "Address": n.address, "Certificate": certificate, "Key": key, "Guard": guard,
+		"Workers": n.workers, "Main": n.main, "Server": n.server,
 		"AgentListener": l.AgentAddress, "ProxyListener": l.ProxyAddress,
 	})
 	if err != nil {
@@ -121,4 +131,12 @@ func (n *nginx) serve(t *testing.T, l *line.Line, edgeKey string) {
 // accessLog is nginx's own record of requests, each written when it has ended.
 func (n *nginx) accessLog(t *testing.T) func() string {
 	return func() string { return n.read(t, "access.log") }
+}
+
+// reload has new workers take over and the old one end when its connections allow.
+func (n *nginx) reload(t *testing.T) {
+	t.Helper()
+	if err := n.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -39,8 +39,10 @@ func runGit(t *testing.T, dir, input string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_COMMITTER_NAME=ci-user", "GIT_COMMITTER_EMAIL=ci-user@acme.test", "GIT_COMMITTER_DATE=1700000000 +0100"}
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_COMMITTER_NAME=ci-user", "GIT_COMMITTER_EMAIL=ci-user@acme.test", "GIT_COMMITTER_DATE=1700000000 +0100",
+	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -67,8 +67,13 @@ func TestFindDefaultBranchName(t *testing.T) {
 		headOnly bool
 		want     string
 	}{
-		{full, false, "refs/heads/main"}, {"E", false, ""}, {"U", false, "refs/heads/main"}, {"T", false, ""},
-		{"E", true, "refs/heads/main"}, {"U", true, "refs/heads/gone"}, {"S", false, "refs/heads/main"},
+		{full, false, "refs/heads/main"},
+		{"E", false, ""},
+		{"U", false, "refs/heads/main"},
+		{"T", false, ""},
+		{"E", true, "refs/heads/main"},
+		{"U", true, "refs/heads/gone"},
+		{"S", false, "refs/heads/main"},
 	} {
 		if got, err := ask(test.path, test.headOnly); err != nil || got != test.want {
 			t.Errorf("%s head only %t: %q, %v", test.path, test.headOnly, got, err)
@@ -131,8 +136,12 @@ func TestFindBranch(t *testing.T) {
 func TestGetBlobs(t *testing.T) {
 	c := start(t, Config{})
 	items := []*gitaly.GetBlobsRequest_RevisionPath{
-		{Revision: "HEAD", Path: []byte("run.sh")}, {Revision: "HEAD", Path: []byte("nothing")}, {Revision: "none", Path: []byte("run.sh")},
-		{Revision: "HEAD", Path: []byte("manifests/")}, {Revision: "refs/heads/feature", Path: []byte("sub")}, {Revision: "HEAD", Path: []byte("big.bin")},
+		{Revision: "HEAD", Path: []byte("run.sh")},
+		{Revision: "HEAD", Path: []byte("nothing")},
+		{Revision: "none", Path: []byte("run.sh")},
+		{Revision: "HEAD", Path: []byte("manifests/")},
+		{Revision: "refs/heads/feature", Path: []byte("sub")},
+		{Revision: "HEAD", Path: []byte("big.bin")},
 	}
 	ask := func(request *gitaly.GetBlobsRequest) ([]*gitaly.GetBlobsResponse, error) {
 		request.Repository = repo(full)

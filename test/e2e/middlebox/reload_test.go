@@ -1,0 +1,142 @@
+//go:build e2e
+
+package middlebox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
+)
+
+// getters is how many requests each agent has in flight all the time.
+const getters = 4
+
+// load is a number of clients that send one GET after the other to an agent, over keep-alive connections of HTTP/1.1.
+type load struct {
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+	mu     sync.Mutex
+	served int
+	lost   []string
+}
+
+// startLoad sends requests until the test or finish ends it.
+func startLoad(t *testing.T, l *line.Line, n *nginx, job int64, agent string) *load {
+	t.Helper()
+	client, err := l.HTTPClient(job, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ld := &load{stop: cancel}
+	t.Cleanup(func() { cancel(); ld.done.Wait() })
+	for range getters {
+		ld.done.Go(func() {
+			for ctx.Err() == nil {
+				start := time.Now()
+				err := get(client, n.jobURL()+"/api/v1/namespaces/default")
+				ld.mu.Lock()
+				ld.served++
+				if err != nil {
+					ld.lost = append(ld.lost, fmt.Sprintf("%s after %s: %v", start.Format(time.TimeOnly), time.Since(start).Round(time.Millisecond), err))
+				}
+				ld.mu.Unlock()
+			}
+		})
+	}
+	return ld
+}
+
+// get is one request, which is not cut off when the test has seen enough.
+func get(client *http.Client, url string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(response.Body)
+	err = errors.Join(err, response.Body.Close())
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("HTTP status %d: %.300s", response.StatusCode, body)
+	}
+	return err
+}
+
+// finish ends the load and tells what was lost.
+func (ld *load) finish(t *testing.T, what string) {
+	t.Helper()
+	ld.stop()
+	ld.done.Wait()
+	t.Logf("%s: %d requests", what, ld.served)
+	if len(ld.lost) > 0 {
+		t.Errorf("%s: %d of %d requests lost, among them\n%s", what, len(ld.lost), ld.served, strings.Join(ld.lost[:min(len(ld.lost), 10)], "\n"))
+	}
+}
+
+// wantQuiet checks that no daemon has a line of a warning or an error.
+func wantQuiet(t *testing.T, l *line.Line) {
+	t.Helper()
+	for name, log := range l.Logs() {
+		for text := range strings.Lines(log) {
+			if strings.Contains(text, `"level":"warn"`) || strings.Contains(text, `"level":"error"`) {
+				t.Errorf("log of %s: %s", name, text)
+			}
+		}
+	}
+}
+
+func behindNginx(t *testing.T, n *nginx, prefix string) *line.Line {
+	t.Helper()
+	agents, jobs := pairs(prefix+"-ws", prefix+"-grpc")
+	agents[0].KasAddress, agents[1].KasAddress = n.agentURL(), n.nativeURL()
+	return line.StartT(t, line.Config{
+		ControlPlane: cluster, Agents: agents, Jobs: jobs, PlainProxy: true,
+		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
+	})
+}
+
+func TestNginx_Explore(t *testing.T) {
+	t.Parallel()
+	n := reserveNginx(t)
+	n.workers = true
+	agents, jobs := pairs("re-ws", "re-grpc")
+	agents[0].KasAddress, agents[1].KasAddress = n.agentURL(), n.nativeURL()
+	for i := range agents {
+		agents[i].Config += "observability: {logging: {level: debug}}\n"
+	}
+	l := line.StartT(t, line.Config{
+		ControlPlane: cluster, Agents: agents, Jobs: jobs, PlainProxy: true,
+		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
+	})
+	n.serve(t, l, "")
+	connect(t, l, "re-ws")
+	connect(t, l, "re-grpc")
+	kubectl(t, l, 1, "create", "namespace", "re")
+	w1, w2 := startWatch(t, l, 1, "re"), startWatch(t, l, 2, "re")
+	_, _ = w1, w2
+	l1, l2 := startLoad(t, l, n, 1, "re-ws"), startLoad(t, l, n, 2, "re-grpc")
+	for range 4 {
+		time.Sleep(2 * time.Second)
+		n.reload(t)
+	}
+	time.Sleep(2 * time.Second)
+	l1.finish(t, "ws")
+	l2.finish(t, "grpc")
+	time.Sleep(65 * time.Second)
+	wantQuiet(t, l)
+	t.Log(n.read(t, "error.log"))
+	t.Error("show")
+}
