@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agentregistrar"
@@ -91,9 +92,9 @@ func (a *agent) newKubernetes(context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := rest.CopyConfig(a.cfg.REST)
-	cfg.UserAgent = version.Agentk()
-	a.clientset, err = kubernetes.NewForConfigAndClient(cfg, &http.Client{Transport: a.kubernetes.Own()})
+	// The library sets the User-Agent in the transport that it makes itself, and not where it is given one.
+	own := transport.NewUserAgentRoundTripper(version.Agentk(), a.kubernetes.Own())
+	a.clientset, err = kubernetes.NewForConfigAndClient(rest.CopyConfig(a.cfg.REST), &http.Client{Transport: own})
 	return err
 }
 
@@ -153,6 +154,7 @@ func (a *agent) newTunnel(context.Context) error {
 		},
 		Extensions:   []string{httpgrpc.ExtEncodedPath},
 		MaxStreams:   a.cfg.MaxStreams,
+		Limit:        a.kas.StreamLimit,
 		DrainTimeout: a.cfg.GracePeriod,
 		Log:          a.log.With(zap.String(telemetry.ModName, "reverse_tunnel")),
 		Registerer:   a.registry,

@@ -330,11 +330,20 @@ func TestBeside_RevokedTokenIsCutOff(t *testing.T) {
 	b := besideGitLab(t, "agent: {info_cache_ttl: 1s, info_cache_error_ttl: 1s}")
 	second, err := b.gl.CreateToken(7)
 	must(t, err)
-	revoked, good := park(t, dialAsStock(t, b.agentAddr, b.token.Value)), dialAsStock(t, b.agentAddr, second.Value)
+	bad, good := dialAsStock(t, b.agentAddr, b.token.Value), dialAsStock(t, b.agentAddr, second.Value)
+	revoked := park(t, bad)
+	configuration, err := agentconfiguration.NewAgentConfigurationClient(bad).GetConfiguration(timeout(t),
+		&agentconfiguration.ConfigurationRequest{AgentMeta: stockMeta, SkipRegister: true})
+	must(t, err)
+	_, err = configuration.Recv()
+	must(t, err)
 	b.configured(good)
 	must(t, b.gl.RevokeToken(b.token.ID))
 	if _, err := revoked.Recv(); status.Code(err) != codes.Unauthenticated {
-		t.Errorf("the stream of the revoked token: %v", err)
+		t.Errorf("the tunnel of the revoked token: %v", err)
+	}
+	if _, err := configuration.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the configuration of the revoked token: %v", err)
 	}
 	// The other token serves on.
 	answerOne(t, good)

@@ -215,7 +215,7 @@ func (s *server) newAgentServer(ctx context.Context) error {
 	s.agents, err = agentserver.New(agentserver.Config{
 		Mux: m, Auth: s.auth,
 		Register: func(r grpc.ServiceRegistrar) {
-			agentconfiguration.RegisterAgentConfigurationServer(r, s.configs)
+			agentconfiguration.RegisterAgentConfigurationServer(r, &configurationService{auth: s.auth, server: s.configs})
 			agentregistrar.RegisterAgentRegistrarServer(r, registrar)
 			gitlabaccessapi.RegisterGitlabAccessServer(r, modules)
 			reversetunnel.RegisterReverseTunnelServer(r, &tunnelService{auth: s.auth, registry: s.tunnels})

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -73,11 +74,14 @@ type Config struct {
 	OnState    func(Event)
 	Log        *zap.Logger
 	Registerer prometheus.Registerer
+
+	lookup func(ctx context.Context, host string) ([]string, error) // default: that of the system
 }
 
 // Client is a channel to kas. It connects on its own, whether or not there are RPCs.
 type Client struct {
 	*grpc.ClientConn
+	monitor *monitor
 	stop    context.CancelFunc
 	workers sync.WaitGroup
 }
@@ -93,6 +97,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
+	}
+	if cfg.lookup == nil {
+		cfg.lookup = net.DefaultResolver.LookupHost
 	}
 	if err := checkHeader(cfg.Header, isWebSocket(target)); err != nil {
 		return nil, err
@@ -116,20 +123,26 @@ func New(cfg Config) (*Client, error) {
 	}
 	conn, err := grpc.NewClient(name, append(transportOptions(cfg),
 		grpc.WithContextDialer(dial),
-		grpc.WithResolvers(&names{lookup: net.DefaultResolver.LookupHost}),
+		grpc.WithResolvers(&names{lookup: cfg.lookup}),
 		grpc.WithTransportCredentials(&watchedCredentials{TransportCredentials: security(target, trust), monitor: mon}),
 		grpc.WithPerRPCCredentials(newRPCCredentials(cfg, target)),
-		grpc.WithChainUnaryInterceptor(client.UnaryClientInterceptor(), mon.timeUnary),
-		grpc.WithChainStreamInterceptor(client.StreamClientInterceptor()),
+		grpc.WithChainUnaryInterceptor(client.UnaryClientInterceptor(), mon.timeUnary, mon.judgeUnary),
+		grpc.WithChainStreamInterceptor(client.StreamClientInterceptor(), mon.judgeStream),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kas address %s: %w", target.Redacted(), err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	c := &Client{ClientConn: conn, stop: stop}
+	c := &Client{ClientConn: conn, monitor: mon, stop: stop}
 	c.workers.Go(func() { mon.follow(ctx, conn) })
 	c.workers.Go(func() { mon.report(ctx) })
+	c.workers.Go(func() { mon.probe(ctx, conn) })
 	return c, nil
+}
+
+// StreamLimit is how many RPCs the server lets run at once on the newest connection; more wait for one to end. 0: it sets no limit.
+func (c *Client) StreamLimit() int {
+	return int(min(c.monitor.limit.Load(), math.MaxInt32))
 }
 
 // Close ends all RPCs and the connection, and waits.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,8 @@ type Event struct {
 	Change Change
 	// Planned: kas asked for a new connection, as it does from time to time; nothing is wrong.
 	Planned bool
+	// Closed: the other end of the connection closed it in order, as a reverse proxy does that is restarted.
+	Closed bool
 	// Reason is why there is no connection, nil if there is one. It carries no secret.
 	Reason error
 	// NextAttempt is about when the next attempt comes; zero when connected.
@@ -56,6 +59,9 @@ type Event struct {
 const (
 	// maxEvents bounds the events that wait for a slow OnState; the oldest states are then lost, never the connection.
 	maxEvents = 64
+	// settleTime is how long a connection that was closed in order may take to be replaced without being worth a warning. Middleboxes
+	// close connections when they are restarted or reconfigured.
+	settleTime = 3 * time.Second
 	// freshData is how recently kas must have sent something for the end of a connection without an error to be its GOAWAY.
 	// Otherwise gRPC gave up on a silent peer, after at least pingTimeout.
 	freshData = pingTimeout / 2
@@ -70,10 +76,16 @@ type monitor struct {
 	attempts *prometheus.CounterVec
 	latency  prometheus.Histogram
 
-	// mu guards the fields below.
+	// limit is how many streams the newest connection takes at once; 0: as many as one likes.
+	limit atomic.Uint32
+	gate  *gate
+
+	// mu guards the fields below, and with them the order of events.
 	mu       sync.Mutex
 	failures int // since the last connection
 	current  *watchedConn
+	up       bool // the channel has a connection
+	refused  bool // and it was told that something else than kas answers there
 }
 
 func newMonitor(cfg Config, target *url.URL) *monitor {
@@ -83,6 +95,7 @@ func newMonitor(cfg Config, target *url.URL) *monitor {
 		address: shown.String(),
 		host:    target.Host,
 		events:  make(chan Event, maxEvents),
+		gate:    newGate(),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gitlab_kas_tunnel_connections_total",
 			Help: "Attempts to connect to kas, by result",
@@ -126,17 +139,22 @@ func (m *monitor) watch(p *pacer, dial dialFunc) dialFunc {
 	}
 }
 
-// failed notes an attempt that led to no connection.
+// failed notes an attempt that led to no connection. Where kas has several addresses, one that does not work is no news while another
+// does.
 func (m *monitor) failed(err error) {
 	if errors.Is(err, context.Canceled) {
 		return // Close, or a change of addresses
 	}
 	m.attempts.WithLabelValues("failure").Inc()
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	// gRPC's own delay, without its jitter.
 	next := min(time.Duration(float64(baseDelay)*math.Pow(delayFactor, float64(min(m.failures, 10)))), maxDelay)
 	m.failures++
-	m.mu.Unlock()
+	if m.up {
+		m.log().Debug("Cannot connect to one address of gRPC server", zap.String("kas_address", m.address), zap.NamedError("reason", err))
+		return
+	}
 	m.tell(Event{Change: AttemptFailed, Reason: err, NextAttempt: next})
 }
 
@@ -152,35 +170,36 @@ func (m *monitor) established(c *watchedConn) {
 // follow turns the channel's states into events and keeps the channel connected.
 func (m *monitor) follow(ctx context.Context, conn *grpc.ClientConn) {
 	var reported *watchedConn // the connection last told as connected
-	up := false
 	for {
 		state := conn.GetState()
-		switch state {
-		case connectivity.Ready:
-			m.mu.Lock()
-			current := m.current
-			m.mu.Unlock()
-			if up && current != reported && reported != nil && reported.gone() {
+		m.mu.Lock()
+		if state == connectivity.Ready {
+			if m.up && m.current != reported && reported != nil && reported.gone() {
 				// It was lost and replaced between two looks.
-				m.tell(m.lost(reported))
-				up = false
+				m.down(reported)
 			}
-			if !up {
+			if !m.up && !m.refused {
 				m.tell(Event{Change: Connected})
 			}
-			up, reported = true, current
-		default:
-			if up {
-				m.tell(m.lost(reported))
-			}
-			up = false
-			if state == connectivity.Idle {
-				conn.Connect()
-			}
+			m.up, reported = true, m.current
+		} else if m.up {
+			m.down(reported)
+		}
+		m.mu.Unlock()
+		if state == connectivity.Idle {
+			conn.Connect()
 		}
 		if state == connectivity.Shutdown || !conn.WaitForStateChange(ctx, state) {
 			return
 		}
+	}
+}
+
+// down tells that the connection was lost, which is no news where it led to something else than kas. mu is held.
+func (m *monitor) down(c *watchedConn) {
+	m.up = false
+	if !m.refused {
+		m.tell(m.lost(c))
 	}
 }
 
@@ -193,8 +212,8 @@ func (m *monitor) lost(c *watchedConn) Event {
 		e.Planned, e.Reason = true, errors.New("kas asked for a new connection")
 	case err == nil:
 		e.Reason = errors.New("kas does not answer any more")
-	case errors.Is(err, io.EOF):
-		e.Reason = errors.New("kas, or something on the way to it, closed the connection")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		e.Closed, e.Reason = true, errors.New("kas, or something on the way to it, closed the connection")
 	default:
 		e.Reason = err
 	}
@@ -211,31 +230,64 @@ func (m *monitor) tell(e Event) {
 
 // report writes the log and calls OnState.
 func (m *monitor) report(ctx context.Context) {
+	settled := time.NewTimer(0)
+	defer settled.Stop()
+	<-settled.C
+	var held *Event // the end of a connection, until it is known whether it matters
+	release := func(replaced bool) {
+		if held != nil {
+			m.write(*held, replaced)
+		}
+		held = nil
+		settled.Stop()
+	}
 	planned := false
 	for {
 		var e Event
 		select {
 		case e = <-m.events:
+		case <-settled.C:
+			release(false)
+			continue
 		case <-ctx.Done():
+			release(true)
 			return
 		}
-		fields := []zap.Field{zap.String("kas_address", m.address)}
-		if e.Reason != nil {
-			fields = append(fields, zap.NamedError("reason", e.Reason), zap.Duration("next_attempt_in", e.NextAttempt))
-		}
-		switch {
-		case e.Change == Connected && planned, e.Planned:
-			m.cfg.Log.Debug(headline(e), fields...)
-		case e.Change == Connected:
-			m.cfg.Log.Info(headline(e), fields...)
-		default:
-			m.cfg.Log.Warn(headline(e), fields...)
+		release(e.Change == Connected)
+		if e.Closed {
+			held = &e
+			settled.Reset(settleTime)
+		} else {
+			m.write(e, planned)
 		}
 		planned = e.Planned
 		if m.cfg.OnState != nil {
 			m.cfg.OnState(e)
 		}
 	}
+}
+
+// write logs an event. quiet: it belongs to a change of connections in which nothing is wrong.
+func (m *monitor) write(e Event, quiet bool) {
+	fields := []zap.Field{zap.String("kas_address", m.address)}
+	if e.Reason != nil {
+		fields = append(fields, zap.NamedError("reason", e.Reason), zap.Duration("next_attempt_in", e.NextAttempt))
+	}
+	switch {
+	case e.Change == Connected && quiet, e.Planned:
+		m.log().Debug(headline(e), fields...)
+	case e.Change == Connected, e.Closed && quiet:
+		m.log().Info(headline(e), fields...)
+	default:
+		m.log().Warn(headline(e), fields...)
+	}
+}
+
+func (m *monitor) log() *zap.Logger {
+	if m.cfg.Log == nil {
+		return zap.NewNop()
+	}
+	return m.cfg.Log
 }
 
 // headline is the log message of an event.

@@ -2,6 +2,7 @@ package kasdial
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -36,10 +37,16 @@ func (w *watchedCredentials) Clone() credentials.TransportCredentials {
 	return &watchedCredentials{TransportCredentials: w.TransportCredentials.Clone(), monitor: w.monitor}
 }
 
-// settingsFrame is the type byte of the frame that an HTTP/2 server must send first, at offset settingsOffset.
+// The frame that an HTTP/2 server must send first.
 const (
+	frameHeader    = 9
+	settingsOffset = 3 // of the type byte
 	settingsFrame  = 4
-	settingsOffset = 3
+	settingSize    = 6
+	// maxSettings bounds what is looked at: servers send a handful of settings.
+	maxSettings = frameHeader + 32*settingSize
+	// settingStreams is the id of SETTINGS_MAX_CONCURRENT_STREAMS.
+	settingStreams = 3
 )
 
 var (
@@ -54,8 +61,9 @@ type watchedConn struct {
 	close   sync.Once
 	lastGot atomic.Int64 // UnixNano
 
-	// Only the reader uses offset.
-	offset int
+	// Only the reader uses these: the beginning of the first frame, and whether enough of it was seen.
+	head   []byte
+	looked bool
 
 	// mu guards the fields below.
 	mu      sync.Mutex
@@ -74,7 +82,7 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.lastGot.Store(time.Now().UnixNano())
-		if c.offset <= settingsOffset {
+		if !c.looked {
 			c.look(p[:n])
 		}
 	}
@@ -88,17 +96,43 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// look waits for the type byte of the first frame.
+// look waits for the first frame, which tells HTTP/2 by its type byte, and then how many streams the server takes.
 func (c *watchedConn) look(p []byte) {
-	at := settingsOffset - c.offset
-	c.offset += len(p)
-	if at >= len(p) || p[at] != settingsFrame {
+	before := len(c.head)
+	c.head = append(c.head, p[:min(len(p), maxSettings-before)]...)
+	if len(c.head) <= settingsOffset {
 		return
 	}
-	c.mu.Lock()
-	c.isHTTP2 = true
-	c.mu.Unlock()
-	c.monitor.established(c)
+	if c.head[settingsOffset] != settingsFrame {
+		c.looked, c.head = true, nil
+		return
+	}
+	if before <= settingsOffset {
+		c.mu.Lock()
+		c.isHTTP2 = true
+		c.mu.Unlock()
+		c.monitor.established(c)
+	}
+	if len(c.head) < frameHeader {
+		return
+	}
+	end := frameHeader + (int(c.head[0])<<16 | int(c.head[1])<<8 | int(c.head[2]))
+	if len(c.head) < min(end, maxSettings) {
+		return
+	}
+	c.monitor.limit.Store(streamsIn(c.head[frameHeader:min(end, maxSettings)]))
+	c.looked, c.head = true, nil
+}
+
+// streamsIn returns how many streams the payload of a SETTINGS frame allows; 0: it sets no limit.
+func streamsIn(settings []byte) uint32 {
+	streams := uint32(0)
+	for ; len(settings) >= settingSize; settings = settings[settingSize:] {
+		if binary.BigEndian.Uint16(settings) == settingStreams {
+			streams = binary.BigEndian.Uint32(settings[2:])
+		}
+	}
+	return streams
 }
 
 // Close tells a connection that ended before the peer spoke HTTP/2.

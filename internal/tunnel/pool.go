@@ -26,6 +26,9 @@ const (
 	noHint = -1
 	// keepIdle is how long ago a surplus slot must have been used before it may stop.
 	keepIdle = time.Minute
+	// reserved is how many streams of a connection that takes only so many are left to the other calls of the agent, which would
+	// otherwise wait for the end of some watch.
+	reserved = 8
 	// DefaultMaxStreams bounds the streams of one agent process: parked, and in use by requests, watches and sessions.
 	DefaultMaxStreams = 5000
 )
@@ -40,6 +43,8 @@ type PoolConfig struct {
 	Extensions []string
 	// MaxStreams bounds the streams, parked and in use. 0: DefaultMaxStreams.
 	MaxStreams int
+	// Limit says how many streams the connection takes at once, 0 for any number; reverse proxies have such limits. nil: any number.
+	Limit func() int
 	// DrainTimeout is how long calls in flight may go on after Run's context has ended.
 	DrainTimeout time.Duration
 	Log          *zap.Logger
@@ -131,7 +136,7 @@ func (p *Pool) open(ctx, calls context.Context, n int) {
 	if p.stopped {
 		return
 	}
-	for range min(n, p.cfg.MaxStreams-p.idle-p.active) {
+	for range min(n, p.room()-p.idle-p.active) {
 		p.idle++
 		p.wg.Add(1)
 		go func() {
@@ -139,6 +144,17 @@ func (p *Pool) open(ctx, calls context.Context, n int) {
 			(&slot{pool: p, backoff: backoff.New(retry)}).run(ctx, calls)
 		}()
 	}
+}
+
+// room is how many streams there may be now.
+func (p *Pool) room() int {
+	if p.cfg.Limit == nil {
+		return p.cfg.MaxStreams
+	}
+	if limit := p.cfg.Limit(); limit > 0 {
+		return min(p.cfg.MaxStreams, max(limit-reserved, minIdle))
+	}
+	return p.cfg.MaxStreams
 }
 
 // used marks one slot as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a

@@ -44,6 +44,13 @@ func advice(target *url.URL, resp *http.Response) string {
 			text += ", it points to " + (&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String()
 		}
 		return text
+	}
+	return Advice(resp.StatusCode)
+}
+
+// Advice is what an HTTP status in place of an answer of kas usually means, to be put behind it; empty if that is not known.
+func Advice(status int) string {
+	switch status {
 	case http.StatusNotFound, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return ": the reverse proxy in front of kas does not route this path to it, or kas is not running"
 	case http.StatusUpgradeRequired:

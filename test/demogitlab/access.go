@@ -122,10 +122,18 @@ func (s *story) revoke(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	said, err := line.WaitLog(ctx, func() string { return s.line.AgentLog(agentName) }, "nauthenticated")
+	said, err := line.WaitLog(ctx, s.line.KasLog, "token is no longer valid")
 	if err != nil {
 		return err
 	}
-	s.narrator.Output(fmt.Sprintf("cut off %.1f s after; agentk says:\n%s", time.Since(revoked).Seconds(), said))
+	s.narrator.Output(fmt.Sprintf("cut off %.1f s after; kas says:\n%s", time.Since(revoked).Seconds(), said))
+	// kas would wait longer: an agent may just be reconnecting.
+	args := []string{"get", "--raw", "/version", "--request-timeout", "3s"}
+	s.narrator.Command("kubectl", args...)
+	out, err := s.kubectl(ctx, args...)
+	s.narrator.Output(out)
+	if err == nil {
+		return errors.New("the cluster is still within reach")
+	}
 	return nil
 }

@@ -77,7 +77,7 @@ standalone:
 			t.Error(err)
 		}
 	})
-	k := &ourKas{agents: agents, proxy: "http://" + proxy + "/k8s-proxy", metrics: "http://" + metrics, client: &http.Client{Transport: &http.Transport{}}}
+	k := &ourKas{agents: agents, proxy: "http://" + proxy + "/k8s-proxy", metrics: "http://" + metrics, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}}}
 	t.Cleanup(k.client.CloseIdleConnections)
 	eventually(t, "readiness of kas", func() bool {
 		status, _, err := get(t.Context(), k.client, k.metrics+"/readiness", "")

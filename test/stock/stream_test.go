@@ -35,7 +35,9 @@ type stream struct {
 	owed   int    // read, window not yet given back
 }
 
-func newStream(p *peer, id uint32) *stream { return &stream{peer: p, id: id, events: make(chan event, 4096)} }
+func newStream(p *peer, id uint32) *stream {
+	return &stream{peer: p, id: id, events: make(chan event, 4096)}
+}
 
 func (s *stream) put(e event) { s.events <- e }
 

@@ -19,6 +19,9 @@ import (
 // getters is how many requests each agent has in flight all the time.
 const getters = 4
 
+// reloadEvery is the time between two reloads of nginx, in which hundreds of requests are served.
+const reloadEvery = 3 * time.Second
+
 // load is a number of clients that send one GET after the other to an agent, over keep-alive connections of HTTP/1.1.
 type load struct {
 	stop   context.CancelFunc
@@ -98,21 +101,10 @@ func wantQuiet(t *testing.T, l *line.Line) {
 	}
 }
 
+// behindNginx starts a line with an agent for each way through nginx: the first over WebSocket, the second over plain gRPC.
 func behindNginx(t *testing.T, n *nginx, prefix string) *line.Line {
 	t.Helper()
 	agents, jobs := pairs(prefix+"-ws", prefix+"-grpc")
-	agents[0].KasAddress, agents[1].KasAddress = n.agentURL(), n.nativeURL()
-	return line.StartT(t, line.Config{
-		ControlPlane: cluster, Agents: agents, Jobs: jobs, PlainProxy: true,
-		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
-	})
-}
-
-func TestNginx_Explore(t *testing.T) {
-	t.Parallel()
-	n := reserveNginx(t)
-	n.workers = true
-	agents, jobs := pairs("re-ws", "re-grpc")
 	agents[0].KasAddress, agents[1].KasAddress = n.agentURL(), n.nativeURL()
 	for i := range agents {
 		agents[i].Config += "observability: {logging: {level: debug}}\n"
@@ -122,21 +114,53 @@ func TestNginx_Explore(t *testing.T) {
 		ExtraKasYAML: "standalone: {kubernetes_api_url: '" + n.jobURL() + "'}",
 	})
 	n.serve(t, l, "")
-	connect(t, l, "re-ws")
-	connect(t, l, "re-grpc")
-	kubectl(t, l, 1, "create", "namespace", "re")
-	w1, w2 := startWatch(t, l, 1, "re"), startWatch(t, l, 2, "re")
-	_, _ = w1, w2
-	l1, l2 := startLoad(t, l, n, 1, "re-ws"), startLoad(t, l, n, 2, "re-grpc")
-	for range 4 {
-		time.Sleep(2 * time.Second)
-		n.reload(t)
+	for i, a := range agents {
+		connect(t, l, a.Name)
+		if i == 0 {
+			kubectl(t, l, a.ID, "create", "namespace", prefix)
+		}
 	}
-	time.Sleep(2 * time.Second)
-	l1.finish(t, "ws")
-	l2.finish(t, "grpc")
-	time.Sleep(65 * time.Second)
-	wantQuiet(t, l)
-	t.Log(n.read(t, "error.log"))
-	t.Error("show")
+	return l
+}
+
+
+// Connections end in all ways that an administrator of nginx plans: nobody notices.
+func TestNginx_PlannedEnds(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		main, server string
+		reloads      int
+		moves        string // what the log of the agent over plain gRPC tells of it
+	}{
+		"reload":             {reloads: 4, moves: "Changing the connection to gRPC server"},
+		"keepalive_requests": {server: "keepalive_requests 50;", moves: "Changing the connection to gRPC server"},
+		"worker shutdown":    {main: "worker_shutdown_timeout 1s;", reloads: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := reserveNginx(t)
+			n.workers, n.main, n.server = true, test.main, test.server
+			prefix := "planned-" + strings.NewReplacer(" ", "-", "_", "-").Replace(name)
+			l := behindNginx(t, n, prefix)
+			watches := []*watch{startWatch(t, l, 1, prefix), startWatch(t, l, 2, prefix)}
+			loads := []*load{startLoad(t, l, n, 1, prefix+"-ws"), startLoad(t, l, n, 2, prefix+"-grpc")}
+			for range test.reloads {
+				time.Sleep(reloadEvery)
+				n.reload(t)
+			}
+			time.Sleep(reloadEvery)
+			loads[0].finish(t, "over WebSocket")
+			loads[1].finish(t, "over plain gRPC")
+			if test.main == "" { // otherwise nginx has cut them
+				apply(t, l, 1, prefix, "first", "one")
+				for _, w := range watches {
+					w.want(t, "configmap/first")
+				}
+			}
+			if test.moves != "" && !strings.Contains(l.AgentLog(prefix+"-grpc"), test.moves) {
+				t.Errorf("the log of the agent over plain gRPC has no %q", test.moves)
+			}
+			wantQuiet(t, l)
+		})
+	}
 }

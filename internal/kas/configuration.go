@@ -1,0 +1,46 @@
+package kas
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"gitlab.com/agentk/agentk/api/agentconfiguration"
+	"gitlab.com/agentk/agentk/internal/agentauth"
+	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
+	"gitlab.com/agentk/agentk/internal/fault"
+)
+
+// configurationService is AgentConfiguration: it ends a stream as soon as its token is known to be revoked, and leaves the rest
+// to the server, which would only notice at the next poll.
+type configurationService struct {
+	agentconfiguration.UnimplementedAgentConfigurationServer
+	auth   *agentauth.Authenticator
+	server *configserver.Server
+}
+
+type configurationStream = grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
+
+// sessionStream is a stream whose context ends with the agent's session.
+type sessionStream struct {
+	configurationStream
+	ctx context.Context
+}
+
+// Context returns the session's context.
+func (s sessionStream) Context() context.Context { return s.ctx }
+
+// GetConfiguration implements the service.
+func (s *configurationService) GetConfiguration(req *agentconfiguration.ConfigurationRequest, stream configurationStream) error {
+	// Who is refused now gets no session; an outage is the server's to retry.
+	if _, err := s.auth.Agent(stream.Context()); err != nil && fault.KindOf(err) != fault.Unavailable {
+		return err
+	}
+	session, end := s.auth.Session(stream.Context())
+	defer end()
+	err := s.server.GetConfiguration(req, sessionStream{stream, session})
+	if session.Err() != nil && stream.Context().Err() == nil {
+		return context.Cause(session)
+	}
+	return err
+}
