@@ -22,8 +22,12 @@ import (
 const (
 	// queueLen is how many request messages wait for a slow handler before the peer is held back.
 	queueLen = 8
-	// endTimeout is how long kas may take to end a stream after the agent has half-closed it.
-	endTimeout = 10 * time.Second
+	// endTimeout is how long kas may take to end a stream after the agent has half-closed it. What its caller has not read yet
+	// would be lost with the stream, and callers may stop reading for long: the user of a pager has time.
+	endTimeout = time.Hour
+	// failTimeout is the same after a failed call. Nothing is to be read then, but servers of GitLab's wait for the end of a
+	// request whose client waits for them.
+	failTimeout = 10 * time.Second
 )
 
 // headerMessage is the one response header there is to say, as a stock agent says it.
@@ -76,7 +80,11 @@ func (c *call) serve(ctx context.Context, p *Pool, method string, meta metadata.
 		if c.conclude(err) != nil {
 			c.cancel(errors.New("the tunnel stream is lost"))
 		}
-		timeout = time.AfterFunc(endTimeout, func() { c.cancel(errors.New("kas did not end the stream")) })
+		patience := endTimeout
+		if err != nil {
+			patience = failTimeout
+		}
+		timeout = time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
 	}()
 	err := c.receive(handled)
 	<-handled

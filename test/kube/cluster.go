@@ -220,15 +220,3 @@ func StartClusterT(t testing.TB, cfg ClusterConfig) *Cluster {
 	t.Cleanup(c.Stop)
 	return c
 }
-
-// ClusterTests is Tests with a cluster.
-func ClusterTests(m *testing.M, cfg ClusterConfig, c **Cluster) *Suite {
-	return &Suite{m: m, start: func(ctx context.Context) (func(), error) {
-		started, err := StartCluster(ctx, cfg)
-		if err != nil {
-			return nil, err
-		}
-		*c = started
-		return started.Stop, nil
-	}}
-}

@@ -113,7 +113,7 @@ func startAgent(t *testing.T, address string) *ourAgent {
 		},
 	}}
 	var err error
-	a.log, err = telemetry.NewLog(telemetry.LogConfig{Output: a, Level: zapcore.DebugLevel, GRPCLevel: zapcore.ErrorLevel})
+	a.log, err = telemetry.NewLog(telemetry.LogConfig{Output: a, Level: zapcore.InfoLevel, GRPCLevel: zapcore.ErrorLevel})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -149,8 +149,8 @@ func (l *Loop) reconnect(ctx context.Context) error {
 			pause = max(shortest-time.Since(opened), 0)
 		case errors.Is(err, errRefused):
 			pause = refused.Next()
-		case status.Code(err) == codes.Canceled:
-			// The connection was lost or changed, and the next stream waits for another one.
+		case status.Code(err) == codes.Canceled && time.Since(opened) >= retryPolicy.Initial:
+			// A good connection was lost or changed, and the next stream waits for another one.
 			pause = max(shortest-time.Since(opened), 0)
 			l.logFailure(err, pause)
 		default:

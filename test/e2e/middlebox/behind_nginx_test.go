@@ -60,7 +60,8 @@ func TestNginx_HeaderAndOutage(t *testing.T) {
 
 	wantLine(t, "log of the agent without the header", launch(t, l, "edge-no-key"), "got 403", "something in front of kas refuses")
 	wantLine(t, "log of nginx", n.accessLog(t), "GET /-/kubernetes-agent/", " 403 ", "edge_key=-")
-	wantLine(t, "log of the gRPC agent without the header", launch(t, l, "edge-grpc-no-key"), "403")
+	wantLine(t, "log of the gRPC agent without the header", launch(t, l, "edge-grpc-no-key"),
+		"Cannot connect to gRPC server", "got 403", "something in front of kas refuses")
 	for job, agent := range map[int64]string{1: "edge-ws", 2: "edge-grpc"} {
 		connect(t, l, agent)
 		kubectl(t, l, job, "get", "namespaces")
@@ -76,11 +77,19 @@ func TestNginx_HeaderAndOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantLine(t, "log of the agent while kas is down", stopped, "got 502", "reverse proxy in front of kas", "kas is not running", "502 Bad Gateway")
-	wantLine(t, "log of the gRPC agent while kas is down", stoppedNative, "502")
+	wantLine(t, "log of the gRPC agent while kas is down", stoppedNative,
+		"Cannot connect to gRPC server", "got 502", "reverse proxy in front of kas", "kas is not running")
 	if err := l.StartKas(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	wantLine(t, "log of the agent", stopped, "Connected to gRPC server")
+	wantLine(t, "log of the gRPC agent", stoppedNative, "Connected to gRPC server")
+	if got := strings.Count(stoppedNative(), "Cannot connect to gRPC server"); got != 1 {
+		t.Errorf("the gRPC agent says %d times that something else answers, want once", got)
+	}
+	if strings.Contains(stoppedNative(), "<html") {
+		t.Error("the log of the gRPC agent quotes a page")
+	}
 	for job := range int64(2) {
 		kubectl(t, l, job+1, "get", "namespaces")
 	}

@@ -23,7 +23,7 @@ master_process {{if .Workers}}on{{else}}off{{end}};
 {{.Main}}
 pid {{.Dir}}/nginx.pid;
 error_log {{.Dir}}/error.log warn;
-events { worker_connections 512; }
+events { worker_connections 2048; }
 http {
   log_format hop '"$request" $status upstream=$upstream_status edge_key=$http_x_edge_key';
   access_log {{.Dir}}/access.log hop;

@@ -123,7 +123,6 @@ func behindNginx(t *testing.T, n *nginx, prefix string) *line.Line {
 	return l
 }
 
-
 // Connections end in all ways that an administrator of nginx plans: nobody notices.
 func TestNginx_PlannedEnds(t *testing.T) {
 	t.Parallel()
