@@ -78,7 +78,7 @@ func (p *Proxy) observe(t *transaction, r *http.Request) {
 		zap.Int("status_code", code),
 		zap.Int64("request_bytes", t.sent),
 		zap.Int64("response_bytes", t.received),
-		zap.Duration("duration", took),
+		zap.Float64("duration_in_ms", float64(took.Microseconds())/1000),
 		traceID(t),
 	)
 	if t.grant.username != "" {
