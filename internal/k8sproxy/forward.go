@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -38,20 +39,59 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 	if err != nil {
 		return &refusal{code: http.StatusInternalServerError, hop: fault.Kas, msg: "Failed to construct impersonation config: " + err.Error()}
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
 	q := route.Request{AgentID: t.credential.agentID, Service: service, Method: method, Meta: t.trace.meta()}
 	if to.escaped != "" {
 		q.Require = []string{httpgrpc.ExtEncodedPath}
 	}
+	x := &httpgrpc.Exchange{
+		Method: r.Method, Path: to.path, Query: to.query, Header: header, Extra: extra,
+		ContentLength: r.ContentLength, Body: r.Body,
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
 	call, err := p.cfg.Opener.Open(ctx, q)
 	if err != nil {
 		return t.notOpened(r.Context(), err, to)
 	}
-	return p.exchange(t, w, r, call, cancel, &httpgrpc.Exchange{
-		Method: r.Method, Path: to.path, Query: to.query, Header: header, Extra: extra,
-		ContentLength: r.ContentLength, Body: r.Body,
-	})
+	refused, err := p.exchange(t, w, r, call, cancel, x)
+	if refused == nil || !errors.Is(err, route.ErrLost) || !repeatable(r, x) {
+		return refused
+	}
+	call, cancelAgain := p.reopen(r.Context(), q)
+	if call == nil {
+		return refused
+	}
+	defer cancelAgain()
+	t.hop, t.err = "", ""
+	refused, _ = p.exchange(t, w, r, call, cancelAgain, x)
+	return refused
+}
+
+// repeatWait is how long a request that was lost with the agent's connection may wait for another stream, to be sent once more.
+// Connections are cut while others work already, for example when a reverse proxy in front of kas is restarted or one of several pods
+// of an agent ends. Agents reconnect at once, and of those that are gone the failure is the answer.
+const repeatWait = 2 * time.Second
+
+// repeatable says whether a request may be sent twice when nothing of its answer has arrived.
+func repeatable(r *http.Request, x *httpgrpc.Exchange) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && x.ContentLength == 0 && len(httpgrpc.UpgradeOf(x.Header)) == 0
+}
+
+// reopen opens another call for a request; nil if there is none soon. The returned function ends the call.
+func (p *Proxy) reopen(ctx context.Context, q route.Request) (route.Call, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(repeatWait, cancel)
+	call, err := p.cfg.Opener.Open(ctx, q)
+	if err != nil {
+		late.Stop()
+		cancel()
+		return nil, nil
+	}
+	if !late.Stop() { // the call has just been ended
+		call.Finish(false)
+		return nil, nil
+	}
+	return call, cancel
 }
 
 // extraOf packs what the agent has to know beside the request; nil if that is nothing.
@@ -62,7 +102,8 @@ func extraOf(g grant, to target) (*anypb.Any, error) {
 	return anypb.New(&kubernetesapi.HeaderExtra{ImpConfig: g.identity, EscapedPath: to.escaped})
 }
 
-func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request, call route.Call, abort context.CancelFunc, x *httpgrpc.Exchange) *refusal {
+// exchange performs x over a call. The error is why, beside the refusal that says it to the client.
+func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request, call route.Call, abort context.CancelFunc, x *httpgrpc.Exchange) (*refusal, error) {
 	delete(x.Query, queryAgentID)
 	delete(x.Query, queryCSRF)
 	x.Respond = func(status int, peer http.Header) {
@@ -85,9 +126,9 @@ func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request,
 	t.code, t.committed = res.Status, res.Committed
 	t.sent, t.received = res.Sent, res.Received
 	if err == nil {
-		return nil
+		return nil, nil
 	}
-	return t.failed(r.Context(), err, res.Committed)
+	return t.failed(r.Context(), err, res.Committed), err
 }
 
 // notOpened explains why there is no call.

@@ -39,6 +39,7 @@ type kas struct {
 	muxDone chan error
 	done    chan error
 	seen    chan metadata.MD
+	hanging chan struct{} // gets a value for every stream
 }
 
 // startKas listens on addr ("" for any) with TLS if conf is not nil.
@@ -59,7 +60,7 @@ func startKas(t *testing.T, addr string, conf *tls.Config, params keepalive.Serv
 	}
 	k := &kas{
 		t: t, addr: listener.Addr().String(), server: grpc.NewServer(grpc.KeepaliveParams(params)),
-		muxDone: make(chan error, 1), done: make(chan error, 1), seen: make(chan metadata.MD, 100),
+		muxDone: make(chan error, 1), done: make(chan error, 1), seen: make(chan metadata.MD, 100), hanging: make(chan struct{}, 100),
 	}
 	k.server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Kas", HandlerType: (*any)(nil),
@@ -69,8 +70,16 @@ func startKas(t *testing.T, addr string, conf *tls.Config, params keepalive.Serv
 				return nil, err
 			}
 			md, _ := metadata.FromIncomingContext(ctx)
-			k.seen <- md
+			select {
+			case k.seen <- md:
+			default:
+			}
 			return in, nil
+		}}},
+		Streams: []grpc.StreamDesc{{StreamName: "Hang", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+			k.hanging <- struct{}{}
+			<-s.Context().Done()
+			return nil
 		}}},
 	}, nil)
 	go func() { k.muxDone <- mux.Run(context.Background()) }()

@@ -144,7 +144,7 @@ func (t *Tunnel) ended(err error) error {
 	st := status.Convert(err)
 	if st.Code() == codes.Canceled {
 		// The words after the colon are the stock server's, which people search for.
-		return status.Error(codes.Canceled, "agent disconnected before it had answered: "+st.Message())
+		return lostError{status.New(codes.Canceled, "agent disconnected before it had answered: "+st.Message())}
 	}
 	if st.Code() == codes.ResourceExhausted || st.Code() == codes.Internal {
 		return t.broken(errors.New(st.Message()))
@@ -191,13 +191,23 @@ func (t *Tunnel) Finish(done bool) {
 
 func (t *Tunnel) finish(o outcome) { t.finishOnce.Do(func() { t.finished <- o }) }
 
+// ErrLost is what errors of a call are (errors.Is) whose stream was lost before the agent had ended it.
+var ErrLost = errors.New("the agent's stream was lost")
+
+// lostError is a gRPC status that is ErrLost.
+type lostError struct{ status *status.Status }
+
+func (e lostError) Error() string              { return e.status.Err().Error() }
+func (e lostError) GRPCStatus() *status.Status { return e.status }
+func (lostError) Is(target error) bool         { return target == ErrLost }
+
 // sendError turns gRPC's "the stream is over, Recv knows why" into something a caller can show.
 func sendError(err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, io.EOF) || status.Code(err) == codes.Unknown || status.Code(err) == codes.Internal {
-		return status.Error(codes.Canceled, "agent disconnected: "+status.Convert(err).Message())
+		return lostError{status.New(codes.Canceled, "agent disconnected: "+status.Convert(err).Message())}
 	}
 	return err
 }

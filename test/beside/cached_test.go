@@ -3,6 +3,7 @@ package beside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -14,31 +15,32 @@ import (
 // Nothing of what is cached waits for a Rails or a Gitaly that is slow or says nothing at all, whoever else waits for it.
 func TestCached_IsNotDelayed(t *testing.T) {
 	t.Parallel()
-	b := start(t, "cached", options{agent: "kubernetes_api: {allowed_agent_cache_ttl: 600s}, configuration: {poll_period: 0.5s}"})
-	for _, authorization := range []string{b.asJob(), b.asUser()} { // from here on they are cached
-		if err := b.answers(authorization); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, tt := range []struct {
-		name   string
+	for name, tt := range map[string]struct {
 		rails  gitlab.Fault
 		gitaly gitaly.Fault
 	}{
-		{"slow Rails", gitlab.Fault{Delay: 20 * time.Second}, gitaly.Fault{}},
-		{"dead Rails", gitlab.Fault{Hang: true}, gitaly.Fault{}},
-		{"slow Gitaly", gitlab.Fault{}, gitaly.Fault{Delay: 5 * time.Second}},
-		{"dead Gitaly", gitlab.Fault{}, gitaly.Fault{Delay: time.Hour}},
-		{"both dead", gitlab.Fault{Hang: true}, gitaly.Fault{Delay: time.Hour}},
+		"slow-rails":  {rails: gitlab.Fault{Delay: 15 * time.Second}},
+		"dead-rails":  {rails: gitlab.Fault{Hang: true}},
+		"slow-gitaly": {gitaly: gitaly.Fault{Delay: 15 * time.Second}},
+		"dead-gitaly": {gitaly: gitaly.Fault{Delay: time.Hour}},
+		"both-dead":   {rails: gitlab.Fault{Hang: true}, gitaly: gitaly.Fault{Delay: time.Hour}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, name, options{agent: "kubernetes_api: {allowed_agent_cache_ttl: 600s}, configuration: {poll_period: 0.2s}"})
+			for _, authorization := range []string{b.asJob(), b.asUser()} { // from here on they are cached
+				if err := b.answers(authorization); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(b.gl.Stop) // before kas, which would give what hangs some time to end
 			had := b.configuration()
 			for _, e := range railsEndpoints {
 				b.gl.Break(e, tt.rails)
 			}
 			b.gl.Gitaly.Break(tt.gitaly)
-			end := b.strangers()
-			b.notify()
+			defer b.strangers()()
+			b.awaitWaiting(tt.rails.Hang || tt.rails.Delay > 0, tt.gitaly.Delay > 0)
 			for range 5 {
 				for _, authorization := range []string{b.asJob(), b.asUser()} {
 					asked := time.Now()
@@ -51,14 +53,26 @@ func TestCached_IsNotDelayed(t *testing.T) {
 			if tt.gitaly.Delay == 0 { // an agent whose token is known comes and goes
 				b.restart()
 			}
-			end()
-			for _, e := range railsEndpoints {
-				b.gl.Mend(e)
-			}
-			b.gl.Gitaly.Mend()
 		})
 	}
-	b.awaitApplied(b.push())
+}
+
+// awaitWaiting waits until calls of kas hang.
+func (b *bed) awaitWaiting(rails, git bool) {
+	b.Helper()
+	b.eventually("kas waits for an answer", func() error {
+		for _, e := range []gitlab.Endpoint{gitlab.AllowedAgents, gitlab.AuthorizeProxyUser} {
+			requests := b.gl.Requests(e)
+			if last := len(requests) - 1; rails && (last < 0 || requests[last].Status != 0) {
+				return fmt.Errorf("nothing waits at %s", e)
+			}
+		}
+		calls := b.gl.Gitaly.Calls("")
+		if last := len(calls) - 1; git && (last < 0 || calls[last].Done) {
+			return errors.New("nothing waits at Gitaly")
+		}
+		return nil
+	})
 }
 
 var railsEndpoints = []gitlab.Endpoint{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,53 +22,51 @@ func (b *bed) tokenUsed(id int64) error {
 	return errors.New("not used")
 }
 
+// Requests go on while the agent is given its second token and the first is revoked.
 func TestToken_RotationDropsNoRequest(t *testing.T) {
 	t.Parallel()
 	b := start(t, "token-rotation", options{agent: quickly})
-	stop, stopped := context.WithCancel(t.Context())
-	defer stopped()
+	asking, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
-	requests := make(chan int, 3)
+	var requests atomic.Int64
 	for range 3 {
 		clients.Go(func() {
-			n := 0
-			for ; stop.Err() == nil; n++ {
+			for asking.Err() == nil {
 				if err := b.answers(b.asJob()); err != nil {
-					t.Errorf("request %d: %v", n, err)
+					t.Errorf("request %d: %v", requests.Load(), err)
 				}
+				requests.Add(1)
 			}
-			requests <- n
 		})
 	}
-	for range 2 {
-		next, err := b.gl.CreateToken(agentID)
-		b.must(err)
-		b.must(b.line.SetAgent(b.name, func(a *line.Agent) { a.Token = next.Value }))
-		b.eventually("the agent uses its new token", func() error { return b.tokenUsed(next.ID) })
-		b.must(b.gl.RevokeToken(b.token.ID))
-		b.token = next
-		// Everything that was there under the old token has to end and come back within this time.
-		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
-			if stop.Err() != nil {
-				t.Fatal(stop.Err())
-			}
-		}
-	}
-	stopped()
-	clients.Wait()
-	close(requests)
-	total := 0
-	for n := range requests {
-		total += n
-	}
-	t.Logf("%d requests", total)
-	b.eventually("the configuration follows the new token", func() error {
-		b.awaitApplied(b.push())
-		return nil
-	})
+	defer func() {
+		stop()
+		clients.Wait()
+	}()
+	next, err := b.gl.CreateToken(agentID)
+	b.must(err)
+	b.must(b.line.SetAgent(b.name, func(a *line.Agent) { a.Token = next.Value }))
+	b.eventually("the agent uses its new token", func() error { return b.tokenUsed(next.ID) })
+	b.must(b.gl.RevokeToken(b.token.ID))
+	b.awaitLog("the streams of the old token end", b.kasLog, "Agent token is no longer valid")
+	b.awaitRequests(&requests)
+	b.awaitApplied(b.push())
+	b.awaitRequests(&requests)
 	if pods := b.connected(); pods != 1 {
 		t.Errorf("%d pods are connected", pods)
 	}
+}
+
+// awaitRequests waits until some more have been answered.
+func (b *bed) awaitRequests(requests *atomic.Int64) {
+	b.Helper()
+	before := requests.Load()
+	b.eventually("requests go on", func() error {
+		if n := requests.Load() - before; n < 200 {
+			return fmt.Errorf("%d requests", n)
+		}
+		return nil
+	})
 }
 
 // connected is how many pods of the agent GitLab is told to be connected.

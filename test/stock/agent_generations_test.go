@@ -76,10 +76,11 @@ func TestAgent17_Configuration(t *testing.T) {
 	}
 }
 
-// TestAgent17_OneRequest: version 17 does as 16.6 did.
+// TestAgent17_OneRequest: version 17 does as 16.6 did. Messages of a WebSocket need not hold whole frames.
 func TestAgent17_OneRequest(t *testing.T) {
 	k := startKas(t, "7200s")
 	a := dial(t, k, "agent-17", "ws")
+	a.write(func() error { a.ws.piece = 7; return nil })
 	answered := k.ask(t, "/version")
 	s := a.park(t, 1)[0]
 	a.request(t, s)

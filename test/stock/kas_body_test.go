@@ -2,6 +2,7 @@ package stock
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,22 +34,10 @@ func upload(t *testing.T, c *rpc, body []byte) {
 	c.send(c.kas.says.message(t, "request-info"), wrapped(t, &grpctool.HttpRequest{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
 		Request: &prototool.HttpRequest{Method: "POST", UrlPath: "/echo"}, ContentLength: proto.Int64(-1),
 	}}}))
-	for chunk := range chunks(body, 32<<10) {
+	for chunk := range slices.Chunk(body, 32<<10) {
 		c.send(wrapped(t, &grpctool.HttpRequest{Message: &grpctool.HttpRequest_Data_{Data: &grpctool.HttpRequest_Data{Data: chunk}}}))
 	}
 	c.send(c.kas.says.message(t, "http-trailer"), c.kas.says.message(t, "close-send"))
-}
-
-func chunks(b []byte, n int) func(func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		for len(b) > 0 {
-			m := min(n, len(b))
-			if !yield(b[:m]) {
-				return
-			}
-			b = b[m:]
-		}
-	}
 }
 
 // TestKas_SendsAllBeforeItReads: a stock kas looks at the answer only when the request is out, whatever the size.

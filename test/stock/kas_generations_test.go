@@ -8,7 +8,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
+	"gitlab.com/agentk/agentk/api/grpctool"
+	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 )
 
@@ -36,13 +39,21 @@ func greeted(t *testing.T, k *stockKas, section string) (a *ourAgent, l *link, c
 
 // TestKas15_HasNoRegistrar: the call does not exist, and nothing else suffers.
 func TestKas15_HasNoRegistrar(t *testing.T) {
-	k := listenAs(t, "kas-16.6", "ws")
+	k := listenAs(t, "kas-15", "ws")
 	a := startAgent(t, k.address)
-	c := k.next(t, register)
-	c.refuse("12", "unknown service gitlab.agent.agent_registrar.rpc.AgentRegistrar")
+	k.next(t, register).refuse("12", "unknown service gitlab.agent.agent_registrar.rpc.AgentRegistrar")
 	k.configure(t, "configuration")
-	tunnel := k.tunnel(t)
-	checkServed(t, a, tunnel)
+	c := k.tunnel(t)
+	c.ask(t, "request-info", "http-header", "http-trailer", "close-send")
+	if got := c.answered(t); got.Response.StatusCode != 200 {
+		t.Errorf("answer: %v", got.Response)
+	}
+	c.completed(t)
+	c.finish(t)
+	if r := a.cluster.request(t); r.URL.Path != "/version" || len(r.body) != 0 || r.Header.Get("Impersonate-User") != "" {
+		t.Errorf("the cluster gets %s with a body of %d and %v", r.URL, len(r.body), r.Header)
+	}
+	k.tunnel(t)
 }
 
 // TestKas18_Session: newer fields everywhere, lists instead of maps, no credential of kas in the metadata is of use.
@@ -76,8 +87,7 @@ func TestKas18_Session(t *testing.T) {
 				t.Errorf("identity: %v", r.Header)
 			}
 			a.stop()
-			goodbye := k.next(t, unregister)
-			goodbye.answerWith(t, "registered")
+			k.next(t, unregister)
 			if err := <-a.ended; err != nil {
 				t.Error(err)
 			}
@@ -88,7 +98,8 @@ func TestKas18_Session(t *testing.T) {
 // TestKas18_UnknownCall: a method that the agent did not announce ends as a call of its own, and the tunnel with it in order.
 func TestKas18_UnknownCall(t *testing.T) {
 	k := listenAs(t, "kas-18", "ws")
-	_, _, _, tunnels := greeted(t, k, "configuration")
+	_, l, _, tunnels := greeted(t, k, "configuration")
+	l.write(func() error { l.ws.piece = 7; return nil })
 	c := tunnels[0]
 	c.ask(t, "graph-info", "close-send")
 	for _, want := range [][]byte{{0x12, 0}, {0x22, 0}} { // header and trailer, empty
@@ -219,4 +230,37 @@ func TestKas_ShutsDown(t *testing.T) {
 		k.registration(t)
 		checkServed(t, a, c)
 	}
+}
+
+// TestKas_Upgrade: bytes go both ways until kas half-closes, which ends the conversation with the cluster.
+func TestKas_Upgrade(t *testing.T) {
+	k := listenAs(t, "kas-16.6", "ws")
+	_, _, _, tunnels := greeted(t, k, "configuration")
+	c := tunnels[0]
+	c.begin(t)
+	c.send(k.says.message(t, "request-info"), wrapped(t, &grpctool.HttpRequest{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
+		Request: &prototool.HttpRequest{Method: "POST", UrlPath: "/upgrade", Header: []*prototool.KeyValues{
+			{Key: []byte("Connection"), Value: &prototool.Values{Value: [][]byte{[]byte("upgrade")}}},
+			{Key: []byte("Upgrade"), Value: &prototool.Values{Value: [][]byte{[]byte("SPDY/3.1")}}},
+		}},
+		ContentLength: proto.Int64(0),
+	}}}), k.says.message(t, "http-trailer"))
+	if got := c.answered(t); got.Response.StatusCode != 101 || len(got.body) != 0 {
+		t.Errorf("answer: %v", got.Response)
+	}
+	c.send(wrapped(t, &grpctool.HttpRequest{Message: &grpctool.HttpRequest_UpgradeData_{UpgradeData: &grpctool.HttpRequest_UpgradeData{Data: []byte(", world")}}}))
+	heard := ""
+	for heard != "hello, world" {
+		m, frame := &reversetunnel.ConnectRequest{}, &grpctool.HttpResponse{}
+		unmarshal(t, c.message(t), m)
+		unmarshal(t, m.GetMessage().GetData(), frame)
+		if frame.GetUpgradeData() == nil {
+			t.Fatalf("got %v after %q", m, heard)
+		}
+		heard += string(frame.GetUpgradeData().Data)
+	}
+	c.send(k.says.message(t, "close-send"))
+	c.completed(t)
+	c.finish(t)
+	k.tunnel(t)
 }

@@ -193,9 +193,7 @@ func checkStop(t *testing.T, k *stockKas, a *ourAgent, open []*rpc) {
 	for _, c := range open {
 		c.cancelled(t)
 	}
-	c := k.next(t, unregister)
-	l := c.link
-	c.refuse("12", "unknown method Unregister for service gitlab.agent.agent_registrar.rpc.AgentRegistrar")
+	l := k.next(t, unregister).link
 	if err := <-a.ended; err != nil {
 		t.Error(err)
 	}

@@ -100,11 +100,25 @@ func (k *stockKas) serve(t *testing.T, conn net.Conn) {
 				t.Errorf("the agent calls %v", e)
 				return
 			}
-			calls <- &rpc{stream: s, fields: e.fields, link: l, kas: k}
+			c := &rpc{stream: s, fields: e.fields, link: l, kas: k}
+			calls <- c
+			if value(e.fields, ":path") == unregister {
+				k.part(t, c)
+			}
 		case <-l.ended:
 			return
 		}
 	}
+}
+
+// part answers the last call of an agent, which comes when no test looks any more.
+func (k *stockKas) part(t *testing.T, c *rpc) {
+	t.Helper()
+	if _, unknown := k.says["unregistered"]; unknown {
+		c.headers(k.says.fields(t, "unregistered"), true)
+		return
+	}
+	c.answerWith(t, "registered")
 }
 
 // connection waits for the agent's next connection and looks at its handshake.

@@ -50,6 +50,8 @@ func startCluster(t *testing.T) *cluster {
 		switch r.URL.Path {
 		case "/refused":
 			http.Error(w, "no upgrade here", http.StatusForbidden)
+		case "/upgrade":
+			converse(w)
 		case "/echo":
 			_, _ = w.Write(body)
 		default:
@@ -58,6 +60,17 @@ func startCluster(t *testing.T) *cluster {
 	}))
 	t.Cleanup(c.Close)
 	return c
+}
+
+// converse accepts an upgrade, says hello, and repeats what it hears until that ends.
+func converse(w http.ResponseWriter) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\nhello")
+	_, _ = io.Copy(conn, rw)
 }
 
 // request waits for a request that is not the agent's own.

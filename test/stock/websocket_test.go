@@ -27,11 +27,12 @@ func accept(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// webSocket is one end of a WebSocket that carries a byte stream; every Write is one message.
+// webSocket is one end of a WebSocket that carries a byte stream; every Write is one message, or one for every piece.
 type webSocket struct {
 	net.Conn
 	reader *bufio.Reader
 	client bool
+	piece  int
 	rest   int64
 	mask   [4]byte
 	at     int
@@ -45,7 +46,17 @@ func newWebSocket(conn net.Conn, reader *bufio.Reader, client bool) *webSocket {
 	return &webSocket{Conn: conn, reader: reader, client: client, closed: make(chan uint16, 1), pongs: make(chan string, 1)}
 }
 
-func (w *webSocket) Write(p []byte) (int, error) { return len(p), w.frame(opBinary, p) }
+func (w *webSocket) Write(p []byte) (int, error) {
+	if w.piece == 0 {
+		return len(p), w.frame(opBinary, p)
+	}
+	for piece := range slices.Chunk(p, w.piece) {
+		if err := w.frame(opBinary, piece); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
 
 // frame writes one whole frame, masked if this is the client.
 func (w *webSocket) frame(op byte, payload []byte) error {

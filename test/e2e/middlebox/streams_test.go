@@ -3,9 +3,8 @@
 package middlebox
 
 import (
-	"bufio"
 	"context"
-	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -40,7 +39,7 @@ func TestNginx_MoreRequestsThanStreams(t *testing.T) {
 	t.Cleanup(func() { cancel(); clients.Wait() })
 	statuses := make(chan int, wanted)
 	for range wanted {
-		clients.Go(func() { statuses <- hold(ctx, t, client, n.jobURL()+"/api/v1/namespaces/streams/configmaps?watch=true") })
+		clients.Go(func() { hold(ctx, t, client, n.jobURL()+"/api/v1/namespaces/streams/configmaps?watch=true", statuses) })
 	}
 	got, deadline := map[int]int{}, soon(t)
 	for range wanted {
@@ -56,7 +55,7 @@ func TestNginx_MoreRequestsThanStreams(t *testing.T) {
 	}
 	// A new configuration reaches the agent, over the one stream it has for that, and it can still make calls.
 	log := mark(l, agent)
-	if err := l.PushConfig(soon(t), agent, line.CIAccess("{agent: {}}", "acme/jobs-of-"+agent)+"observability: {logging: {level: info}}\n"); err != nil {
+	if _, err := l.PushConfig(soon(t), agent, line.CIAccess("{agent: {}}", "acme/jobs-of-"+agent)+"observability: {logging: {level: info}}\n"); err != nil {
 		t.Fatal(err)
 	}
 	wantLine(t, "log of the agent", log, "Configuration applied")
@@ -82,25 +81,21 @@ func TestNginx_MoreRequestsThanStreams(t *testing.T) {
 	}
 }
 
-// hold opens a watch and returns its status; one that is answered with 200 stays open until ctx ends.
-func hold(ctx context.Context, t *testing.T, client *http.Client, url string) int {
+// hold opens a watch and tells its status; one that is answered with 200 stays open until ctx ends.
+func hold(ctx context.Context, t *testing.T, client *http.Client, url string, statuses chan<- int) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		t.Error(err)
-		return 0
+		return
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		t.Error(fmt.Errorf("watch: %w", err))
-		return 0
+		t.Errorf("watch: %v", err)
+		return
 	}
-	if response.StatusCode != http.StatusOK {
-		response.Body.Close()
-		return response.StatusCode
+	defer response.Body.Close()
+	statuses <- response.StatusCode
+	if response.StatusCode == http.StatusOK {
+		_, _ = io.Copy(io.Discard, response.Body)
 	}
-	go func() {
-		defer response.Body.Close()
-		_, _ = bufio.NewReader(response.Body).ReadByte() // until ctx ends: nothing happens in the namespace
-	}()
-	return response.StatusCode
 }
