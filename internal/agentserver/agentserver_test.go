@@ -179,7 +179,8 @@ func TestServer_StopsInOrder(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	conn.Close()
-	if err := busy.RecvMsg(&wrapperspb.BytesValue{}); status.Code(err) != codes.Canceled {
+	// Which of the two codes it is depends on what the client notices first of its own Close.
+	if err := busy.RecvMsg(&wrapperspb.BytesValue{}); status.Code(err) != codes.Canceled && status.Code(err) != codes.Unavailable {
 		t.Errorf("busy: %v", err)
 	}
 	f.wait(t)

@@ -30,8 +30,8 @@ func (o *operation) judge(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("project %q: read repository: %w", o.project, ctx.Err())
+	if own := ownEnd(ctx, err); own != nil {
+		return fmt.Errorf("project %q: read repository: %w", o.project, own)
 	}
 	var judged *fault.Error
 	if errors.As(err, &judged) {
@@ -118,4 +118,20 @@ func isMissingEntry(err error, path string) bool {
 		return true
 	}
 	return !missingRepository.MatchString(text) && strings.Contains(text, "not found: ")
+}
+
+// deadlineSkew is how much earlier than ours Gitaly's clock may find that our caller's deadline has passed.
+const deadlineSkew = 100 * time.Millisecond
+
+// ownEnd is the caller's own end if that is why a call failed. Gitaly is told the deadline, and its answer that it has passed may
+// be here before our own timer.
+func ownEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	end, limited := ctx.Deadline()
+	if limited && status.Code(err) == codes.DeadlineExceeded && time.Until(end) < deadlineSkew {
+		return context.DeadlineExceeded
+	}
+	return nil
 }

@@ -68,6 +68,8 @@ func newStreamError(ctx context.Context, stage string, err error) *Error {
 	}
 	var st *status.Status
 	switch {
+	case errors.Is(err, ErrLost):
+		return &Error{Stage: stage, Hop: hop, Err: err}
 	case errors.Is(err, io.EOF):
 		st = status.New(codes.Internal, "the agent ended the call before its answer was complete")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

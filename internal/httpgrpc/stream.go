@@ -4,7 +4,14 @@
 // see package frame.
 package httpgrpc
 
-import "google.golang.org/grpc/mem"
+import (
+	"errors"
+
+	"google.golang.org/grpc/mem"
+)
+
+// ErrLost is what errors of a Sender or Receiver are (errors.Is) when the peer was lost before it had ended the call.
+var ErrLost = errors.New("the peer was lost")
 
 // Sender sends serialized gRPC messages.
 type Sender interface {

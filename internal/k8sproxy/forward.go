@@ -54,20 +54,25 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 		return t.notOpened(r.Context(), err, to)
 	}
 	refused, err := p.exchange(t, w, r, call, cancel, x)
-	if refused == nil || !errors.Is(err, route.ErrLost) || !repeatable(r, x) {
-		return refused
+	for range repeats {
+		if refused == nil || !errors.Is(err, httpgrpc.ErrLost) || !repeatable(r, x) {
+			break
+		}
+		again, cancelAgain := p.reopen(r.Context(), q)
+		if again == nil {
+			break
+		}
+		t.hop, t.err = "", ""
+		refused, err = p.exchange(t, w, r, again, cancelAgain, x)
+		cancelAgain()
 	}
-	call, cancelAgain := p.reopen(r.Context(), q)
-	if call == nil {
-		return refused
-	}
-	defer cancelAgain()
-	t.hop, t.err = "", ""
-	refused, _ = p.exchange(t, w, r, call, cancelAgain, x)
 	return refused
 }
 
-// repeatWait is how long a request that was lost with the agent's connection may wait for another stream, to be sent once more.
+// repeats bounds how often a request is sent again: what is found next may be a stream of the same connection.
+const repeats = 3
+
+// repeatWait is how long a request that was lost with the agent's connection may wait for another stream, to be sent again.
 // Connections are cut while others work already, for example when a reverse proxy in front of kas is restarted or one of several pods
 // of an agent ends. Agents reconnect at once, and of those that are gone the failure is the answer.
 const repeatWait = 2 * time.Second

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,7 +49,7 @@ type Event struct {
 	Change Change
 	// Planned: kas asked for a new connection, as it does from time to time; nothing is wrong.
 	Planned bool
-	// Closed: the other end of the connection closed it in order, as a reverse proxy does that is restarted.
+	// Closed: the other end of the connection closed it, as a reverse proxy does that is restarted.
 	Closed bool
 	// Reason is why there is no connection, nil if there is one. It carries no secret.
 	Reason error
@@ -59,7 +60,7 @@ type Event struct {
 const (
 	// maxEvents bounds the events that wait for a slow OnState; the oldest states are then lost, never the connection.
 	maxEvents = 64
-	// settleTime is how long a connection that was closed in order may take to be replaced without being worth a warning. Middleboxes
+	// settleTime is how long a connection that was closed by the other end may take to be replaced without being worth a warning. Middleboxes
 	// close connections when they are restarted or reconfigured.
 	settleTime = 3 * time.Second
 	// freshData is how recently kas must have sent something for the end of a connection without an error to be its GOAWAY.
@@ -215,7 +216,7 @@ func (m *monitor) lost(c *watchedConn) Event {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		e.Closed, e.Reason = true, errors.New("kas, or something on the way to it, closed the connection")
 	default:
-		e.Reason = err
+		e.Closed, e.Reason = errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE), err
 	}
 	return e
 }

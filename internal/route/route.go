@@ -46,9 +46,6 @@ type Call interface {
 	Finish(done bool)
 }
 
-// ErrLost is what errors of a Call are (errors.Is) whose agent was lost before it had ended the call.
-var ErrLost = tunnel.ErrLost
-
 // Config configures a Router.
 type Config struct {
 	Registry *tunnel.Registry

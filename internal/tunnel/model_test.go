@@ -1,10 +1,12 @@
 package tunnel
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 	"pgregory.net/rapid"
 )
 
@@ -49,7 +51,7 @@ type registryModel struct {
 }
 
 func (m *registryModel) park(rt *rapid.T) {
-	t := newTunnel(agentID, rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod"), nil)
+	t := newTunnel(agentID, rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod"), liveStream{})
 	if err := m.registry.enter(t, m.raw); err != nil {
 		rt.Fatal(err)
 	}
@@ -213,3 +215,8 @@ func TestAnnounce_IsUnderstood(t *testing.T) {
 		t.Error("an extension without a method was accepted")
 	}
 }
+
+// liveStream is a stream that has not ended.
+type liveStream struct{ grpc.ServerStream }
+
+func (liveStream) Context() context.Context { return context.Background() }

@@ -209,13 +209,14 @@ func (r *Registry) Find(ctx context.Context, agentID int64, wanted ...string) (*
 	}
 }
 
-// take removes the most recently parked stream that matches from the idle ones, starting at another connection each time.
+// take removes the most recently parked stream that matches from the idle ones, starting at another connection each time. Streams that
+// have ended and are about to be withdrawn stay.
 // Most recent first lets surplus streams grow old and be retired.
 func (a *agentStreams) take(wanted []string) *Tunnel {
 	for i := range a.conns {
 		c := a.conns[(a.next+i)%len(a.conns)]
 		for e := c.idle.Front(); e != nil; e = e.Next() {
-			if t := e.Value.(*Tunnel); t.desc.has(wanted...) {
+			if t := e.Value.(*Tunnel); t.stream.Context().Err() == nil && t.desc.has(wanted...) {
 				c.idle.Remove(e)
 				t.hand(a)
 				a.next = (a.next + i + 1) % len(a.conns)

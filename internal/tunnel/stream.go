@@ -19,6 +19,7 @@ import (
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
 )
 
 // MetaWaiting is a RequestInfo metadata key of ours: how many further requests wait for a stream. An agent of ours opens that
@@ -191,15 +192,12 @@ func (t *Tunnel) Finish(done bool) {
 
 func (t *Tunnel) finish(o outcome) { t.finishOnce.Do(func() { t.finished <- o }) }
 
-// ErrLost is what errors of a call are (errors.Is) whose stream was lost before the agent had ended it.
-var ErrLost = errors.New("the agent's stream was lost")
-
-// lostError is a gRPC status that is ErrLost.
+// lostError is a gRPC status that says that the agent was lost.
 type lostError struct{ status *status.Status }
 
 func (e lostError) Error() string              { return e.status.Err().Error() }
 func (e lostError) GRPCStatus() *status.Status { return e.status }
-func (lostError) Is(target error) bool         { return target == ErrLost }
+func (lostError) Is(target error) bool         { return target == httpgrpc.ErrLost }
 
 // sendError turns gRPC's "the stream is over, Recv knows why" into something a caller can show.
 func sendError(err error) error {

@@ -1,6 +1,7 @@
 package beside
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -95,10 +96,11 @@ func (b *bed) ride(t *testing.T, fault gitlab.Fault) {
 	})
 	b.keeps(had)
 	b.gl.Mend(gitlab.AgentInfo)
-	b.eventually("GitLab answers again", func() error {
+	mended := len(b.gl.Requests(gitlab.AgentInfo))
+	b.eventually("GitLab has answered again", func() error {
 		requests := b.gl.Requests(gitlab.AgentInfo)
-		if code := requests[len(requests)-1].Status; code != http.StatusOK {
-			return fmt.Errorf("the last answer is %d", code)
+		if len(requests) == mended || requests[mended].Status != http.StatusOK {
+			return errors.New("not yet")
 		}
 		return nil
 	})

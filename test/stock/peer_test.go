@@ -3,6 +3,7 @@ package stock
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -53,17 +54,18 @@ func newPeer(t *testing.T, conn net.Conn, client bool) *peer {
 	p.encoder = hpack.NewEncoder(&p.block)
 	p.framer = http2.NewFramer(p.out, conn)
 	p.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	// Whoever reads also acknowledges, which may not come before this.
+	if client {
+		p.write(func() error { _, err := io.WriteString(p.out, http2.ClientPreface); return err })
+		p.write(func() error { return p.framer.WriteSettings() })
+	} else {
+		p.write(func() error { return p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 16384}) })
+	}
 	go p.read()
 	t.Cleanup(func() {
 		_ = conn.Close()
 		<-p.ended
 	})
-	if !client {
-		p.write(func() error { return p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 16384}) })
-		return p
-	}
-	p.write(func() error { _, err := io.WriteString(p.out, http2.ClientPreface); return err })
-	p.write(func() error { return p.framer.WriteSettings() })
 	return p
 }
 
@@ -89,24 +91,30 @@ func (p *peer) together(f func()) {
 }
 
 func (p *peer) read() {
-	defer func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, s := range p.streams {
-			s.put(event{lost: true})
-		}
-		close(p.ended)
-	}()
+	err := p.frames()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.streams {
+		s.put(event{lost: err})
+	}
+	close(p.ended)
+}
+
+// frames reads until the connection has ended, and says with what.
+func (p *peer) frames() error {
 	if !p.client {
 		preface := make([]byte, len(http2.ClientPreface))
-		if _, err := io.ReadFull(p.conn, preface); err != nil || string(preface) != http2.ClientPreface {
-			return
+		if _, err := io.ReadFull(p.conn, preface); err != nil {
+			return err
+		}
+		if string(preface) != http2.ClientPreface {
+			return fmt.Errorf("preface %q", preface)
 		}
 	}
 	for {
 		f, err := p.framer.ReadFrame()
 		if err != nil {
-			return
+			return err
 		}
 		p.handle(f)
 	}

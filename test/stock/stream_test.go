@@ -23,7 +23,7 @@ type event struct {
 	compressed bool
 	end        bool
 	reset      *http2.ErrCode
-	lost       bool
+	lost       error
 }
 
 // stream is one RPC.
