@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	expcredentials "google.golang.org/grpc/experimental/credentials"
@@ -22,6 +23,12 @@ import (
 
 // pingAfter keeps clear of the shortest interval that any server allows, which is 20 s.
 const pingAfter = 30 * time.Second
+
+// connectTimeout bounds one attempt to connect.
+const connectTimeout = 20 * time.Second
+
+// reconnect comes back sooner than the library's two minutes: a push should not wait that long for a Gitaly that has returned.
+var reconnect = backoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * time.Second}
 
 // serviceConfig spreads the calls over all addresses and repeats those that no server has begun to answer. ResourceExhausted is
 // not repeated: it is how Gitaly asks to be left in peace.
@@ -65,6 +72,7 @@ func (d *dialer) dial(text, token string) (*grpc.ClientConn, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectTimeout}),
 	}
 	if token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(&signer{secret: token, now: d.now}))
