@@ -21,8 +21,6 @@ const (
 	waitLimit = 20 * time.Second
 	// recently: an agent that was here that long ago, or a kas that young, is worth waiting for.
 	recently = time.Minute
-	// startAttempts bounds how many streams are tried that turn out to be dead before anything was asked of them.
-	startAttempts = 5
 	// notFound is the stock server's wording, which people and tools look for.
 	notFound = "Agent connection not found. Is agent up to date and connected?"
 )
@@ -91,7 +89,8 @@ func (r *Router) Open(ctx context.Context, q Request) (Call, error) {
 		return nil, fault.New(fault.InvalidArgument, fault.Agent, "agent does not support what this request needs: %v", wanted)
 	}
 	method := "/" + q.Service + "/" + q.Method
-	for range startAttempts {
+	// Each turn uses a stream up: of a connection that was cut, all that were parked may turn out to be dead.
+	for time.Since(started) < waitLimit {
 		t, err := r.find(ctx, q.AgentID, wanted)
 		if err != nil {
 			r.duration.WithLabelValues("aborted").Observe(time.Since(started).Seconds())

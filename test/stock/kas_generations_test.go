@@ -18,12 +18,17 @@ import (
 // soon is less than any back-off: what comes within it was not held back.
 const soon = 700 * time.Millisecond
 
-// promptly fails if something took longer.
-func promptly(t *testing.T, what string, since time.Time) {
+// promptly fails if something never happens that soon. A busy machine is given several tries; a back-off would hold back each.
+func promptly(t *testing.T, what string, once func()) {
 	t.Helper()
-	if took := time.Since(since); took > soon {
-		t.Errorf("%s took %v", what, took)
+	for range 5 {
+		start := time.Now()
+		once()
+		if time.Since(start) < soon {
+			return
+		}
 	}
+	t.Errorf("%s never came within %v", what, soon)
 }
 
 // greeted is an agent that is registered, configured and has its two tunnels at a kas.
@@ -138,10 +143,11 @@ func TestKas_EndsIdleTunnel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := listenAs(t, "kas-16.6", "ws")
 			_, _, _, tunnels := greeted(t, k, "configuration")
-			start := time.Now()
-			tunnels[0].refuse(code, "")
-			k.tunnel(t)
-			promptly(t, "the next tunnel", start)
+			idle := tunnels[0]
+			promptly(t, "the next tunnel", func() {
+				idle.refuse(code, "")
+				idle = k.tunnel(t)
+			})
 			tunnels[1].silent(t)
 		})
 	}
@@ -152,11 +158,11 @@ func TestKas_AbortsRequest(t *testing.T) {
 	k := listenAs(t, "kas-16.6", "ws")
 	_, _, _, tunnels := greeted(t, k, "configuration")
 	c := tunnels[0]
-	c.ask(t, "request-info", "http-header") // the body stays open, and the cluster waits for it
-	start := time.Now()
-	c.headers(append(k.says.fields(t, "trailers")[:0], field("grpc-status", "1"), field("grpc-message", "read from incoming stream")), true)
-	k.tunnel(t)
-	promptly(t, "the next tunnel", start)
+	promptly(t, "the next tunnel", func() {
+		c.ask(t, "request-info", "http-header") // the body stays open, and the cluster waits for it
+		c.headers(append(k.says.fields(t, "trailers")[:0], field("grpc-status", "1"), field("grpc-message", "read from incoming stream")), true)
+		c = k.tunnel(t)
+	})
 }
 
 // TestKas_EndsConfigurationStream: the agent comes back at once and says what it has.
