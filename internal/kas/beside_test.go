@@ -2,6 +2,7 @@ package kas_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -420,10 +421,16 @@ func module(t *testing.T, ctx context.Context, conn *grpc.ClientConn, name, path
 	must(t, err)
 	extra, err := anypb.New(&gitlabaccess.HeaderExtra{ModuleName: name})
 	must(t, err)
-	must(t, stream.Send(&grpctool.HttpRequest{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
-		Request: &prototool.HttpRequest{Method: "GET", UrlPath: path}, Extra: extra,
-	}}}))
-	must(t, stream.Send(&grpctool.HttpRequest{Message: &grpctool.HttpRequest_Trailer_{Trailer: &grpctool.HttpRequest_Trailer{}}}))
+	for _, frame := range []*grpctool.HttpRequest{
+		{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
+			Request: &prototool.HttpRequest{Method: "GET", UrlPath: path}, Extra: extra,
+		}}},
+		{Message: &grpctool.HttpRequest_Trailer_{Trailer: &grpctool.HttpRequest_Trailer{}}},
+	} {
+		if err := stream.Send(frame); !errors.Is(err, io.EOF) { // EOF: kas has refused already, Recv says why
+			must(t, err)
+		}
+	}
 	must(t, stream.CloseSend())
 	var code int32
 	var body strings.Builder
