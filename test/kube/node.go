@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"gitlab.com/agentk/agentk/test/tool"
 )
@@ -144,6 +145,11 @@ func (n *node) enter(name string, args ...string) []string {
 	return append([]string{"--target", strconv.Itoa(n.init), "--mount", "--net", "--pid", "--", name}, args...)
 }
 
+const (
+	cgroupLimit = 10 * time.Second
+	cgroupPause = 20 * time.Millisecond
+)
+
 // close ends init, and with it everything in the node, then removes what the kernel keeps beyond that.
 func (n *node) close() {
 	if n.init != 0 {
@@ -157,7 +163,10 @@ func (n *node) close() {
 		_ = os.WriteFile(name, value, 0o644)
 	}
 	n.sysctls = nil
-	_ = removeCgroups()
+	// A group can be removed once the last of its killed processes is gone, which the kernel does in its own time.
+	for deadline := time.Now().Add(cgroupLimit); removeCgroups() != nil && time.Now().Before(deadline); {
+		time.Sleep(cgroupPause)
+	}
 }
 
 // rememberSysctls keeps what kubelet changes for the whole machine.
