@@ -145,9 +145,10 @@ func (n *node) enter(name string, args ...string) []string {
 	return append([]string{"--target", strconv.Itoa(n.init), "--mount", "--net", "--pid", "--", name}, args...)
 }
 
+// What the kernel may take to let go of a node that was killed, and how often it is asked.
 const (
-	cgroupLimit = 10 * time.Second
-	cgroupPause = 20 * time.Millisecond
+	goneLimit = 10 * time.Second
+	gonePause = 20 * time.Millisecond
 )
 
 // close ends init, and with it everything in the node, then removes what the kernel keeps beyond that.
@@ -163,10 +164,17 @@ func (n *node) close() {
 		_ = os.WriteFile(name, value, 0o644)
 	}
 	n.sysctls = nil
-	// A group can be removed once the last of its killed processes is gone, which the kernel does in its own time.
-	for deadline := time.Now().Add(cgroupLimit); removeCgroups() != nil && time.Now().Before(deadline); {
-		time.Sleep(cgroupPause)
+	// A group can be removed once the last of its killed processes is gone, and the wire goes with the network namespace: the
+	// kernel does both in its own time.
+	for deadline := time.Now().Add(goneLimit); (removeCgroups() != nil || linked()) && time.Now().Before(deadline); {
+		time.Sleep(gonePause)
 	}
+}
+
+// linked says whether the machine's end of the wire is still there.
+func linked() bool {
+	_, err := os.Stat("/sys/class/net/" + link)
+	return err == nil
 }
 
 // rememberSysctls keeps what kubelet changes for the whole machine.
