@@ -13,6 +13,7 @@ require (
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // WebSocket with settable buffers
 	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0 // grpc_server_* and grpc_client_* metrics
 	github.com/prometheus/client_golang v1.25.0 // metrics
+	github.com/redis/go-redis/v9 v9.23.0 // the store that replicas of kas share: server, sentinel, cluster
 	github.com/spf13/cobra v1.10.2 // command lines
 	github.com/spf13/pflag v1.0.10 // flag sets shared with client-go
 	go.uber.org/goleak v1.3.0 // finds goroutines that tests leave behind
@@ -80,6 +81,7 @@ require (
 	github.com/skeema/knownhosts v1.3.1 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/xanzy/ssh-agent v0.3.3 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
 	go.uber.org/multierr v1.10.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect

@@ -142,23 +142,30 @@ func (m *Memory) AllAgents(context.Context) ([]*agenttracker.ConnectedAgentInfo,
 }
 
 // CountByVersion implements Agents.
-func (m *Memory) CountByVersion(context.Context) (map[string]int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.now()
+func (m *Memory) CountByVersion(ctx context.Context) (map[string]int64, error) {
+	list, err := m.AllAgents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return CountVersions(list), nil
+}
+
+// CountVersions counts, for each version, the agents that have a connection of that version in the list.
+func CountVersions(list []*agenttracker.ConnectedAgentInfo) map[string]int64 {
+	type pair struct {
+		agentID int64
+		version string
+	}
+	seen := map[pair]struct{}{}
 	counts := map[string]int64{}
-	for _, connections := range m.agents {
-		versions := map[string]struct{}{}
-		for _, c := range connections {
-			if now.Before(c.expiry) {
-				versions[c.info.GetAgentMeta().GetVersion()] = struct{}{}
-			}
-		}
-		for version := range versions {
-			counts[version]++
+	for _, info := range list {
+		p := pair{agentID: info.AgentId, version: info.GetAgentMeta().GetVersion()}
+		if _, ok := seen[p]; !ok {
+			seen[p] = struct{}{}
+			counts[p.version]++
 		}
 	}
-	return counts, nil
+	return counts
 }
 
 // LastSeen implements Agents.

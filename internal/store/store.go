@@ -2,6 +2,9 @@
 // and rate limits. It exists so that one process (Memory) and a fleet behind one database keep the same promises, written down
 // once as the contract suite of package storetest.
 //
+// A store outside of the process is not always there. kas never talks to one directly but through a Fallback, which goes on with what
+// the process knows and whose calls therefore do not fail.
+//
 // Every entry of the store ends by itself: a replica that dies takes nothing with it that would stay wrong for longer than the
 // time to live it gave. Nothing here grows without bound, whatever agents send.
 package store
@@ -71,7 +74,8 @@ type Events interface {
 type Limits interface {
 	// Allow admits at most limit calls with the same key in one window. Windows are those of the UTC clock (one of a minute is
 	// the current minute), so that all replicas agree. Calls that are not admitted do not count. An error means that the
-	// store could not be asked: the caller must refuse.
+	// store could not be asked; it is no verdict. Memory and Fallback have none: a limit whose store is out of reach is counted
+	// in process, for refusing then would lock every agent out.
 	Allow(ctx context.Context, key string, limit uint32, window time.Duration) (bool, error)
 }
 
