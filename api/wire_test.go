@@ -20,6 +20,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentregistrar"
 	"gitlab.com/agentk/agentk/api/entity"
 	"gitlab.com/agentk/agentk/api/grpctool"
+	"gitlab.com/agentk/agentk/api/kas"
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
@@ -112,6 +113,35 @@ func TestGoldenFrames(t *testing.T) {
 			"ConnectResponse close send", `1a 00`,
 			&reversetunnel.ConnectResponse{Msg: &reversetunnel.ConnectResponse_CloseSend{CloseSend: &reversetunnel.CloseSend{}}},
 		},
+		{
+			"GatewayKasResponse tunnel ready", `0a 00`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_TunnelReady_{TunnelReady: &kas.GatewayKasResponse_TunnelReady{}}},
+		},
+		{
+			"GatewayKasResponse header", `12 0c  0a 0a  0a 01 "k"  12 05 0a 03 "val"`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_Header_{Header: &kas.GatewayKasResponse_Header{
+				Meta: []*prototool.KeyValues{kv("k", "val")},
+			}}},
+		},
+		{
+			"GatewayKasResponse message", `1a 04  0a 02 "hi"`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_Message_{Message: &kas.GatewayKasResponse_Message{Data: []byte("hi")}}},
+		},
+		{
+			"GatewayKasResponse trailer", `22 00`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_Trailer_{Trailer: &kas.GatewayKasResponse_Trailer{}}},
+		},
+		{
+			"GatewayKasResponse error", `2a 09  0a 07  08 0e  12 03 "bad"`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_Error_{Error: &kas.GatewayKasResponse_Error{
+				Status: &spb.Status{Code: 14, Message: "bad"},
+			}}},
+		},
+		{
+			"GatewayKasResponse no tunnel", `32 00`,
+			&kas.GatewayKasResponse{Msg: &kas.GatewayKasResponse_NoTunnel_{NoTunnel: &kas.GatewayKasResponse_NoTunnel{}}},
+		},
+		{"StartStreaming", ``, &kas.StartStreaming{}},
 		{
 			"HttpRequest data", `12 05  0a 03 "abc"`,
 			&grpctool.HttpRequest{Message: &grpctool.HttpRequest_Data_{Data: &grpctool.HttpRequest_Data{Data: []byte("abc")}}},

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -113,6 +115,11 @@ type Proxy struct {
 	jobs          *cache[*gitlabapi.AllowedAgentsForJob]
 	users         *cache[*gitlabapi.AuthorizeProxyUserResponse]
 	inflight      inflight
+	// leaving: clients are asked to take their next request elsewhere.
+	leaving atomic.Bool
+	// closed is closed when no request can arrive any more.
+	closed    chan struct{}
+	closeOnce sync.Once
 }
 
 // New returns a Proxy. It fails if the configuration is incomplete or its metrics cannot be registered.
@@ -135,6 +142,7 @@ func New(cfg Config) (*Proxy, error) {
 		escapedPrefix: (&url.URL{Path: cfg.URLPathPrefix}).EscapedPath(),
 		metrics:       m,
 		policy:        policy,
+		closed:        make(chan struct{}),
 		jobs:          newCache[*gitlabapi.AllowedAgentsForJob](limits),
 		users:         newCache[*gitlabapi.AuthorizeProxyUserResponse](limits),
 	}, nil

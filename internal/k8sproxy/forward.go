@@ -51,9 +51,9 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 	defer cancel()
 	call, err := p.cfg.Opener.Open(ctx, q)
 	if err != nil {
-		return t.notOpened(r.Context(), err, to)
+		return t.notOpened(r, err, to)
 	}
-	refused, err := p.exchange(t, w, r, call, cancel, x)
+	refused, err := p.exchange(t, w, r, call, cancel, x, to)
 	for range repeats {
 		if refused == nil || !errors.Is(err, httpgrpc.ErrLost) || !repeatable(r, x) {
 			break
@@ -63,7 +63,7 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 			break
 		}
 		t.hop, t.err = "", ""
-		refused, err = p.exchange(t, w, r, again, cancelAgain, x)
+		refused, err = p.exchange(t, w, r, again, cancelAgain, x, to)
 		cancelAgain()
 	}
 	return refused
@@ -108,7 +108,7 @@ func extraOf(g grant, to target) (*anypb.Any, error) {
 }
 
 // exchange performs x over a call. The error is why, beside the refusal that says it to the client.
-func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request, call route.Call, abort context.CancelFunc, x *httpgrpc.Exchange) (*refusal, error) {
+func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request, call route.Call, abort context.CancelFunc, x *httpgrpc.Exchange, to target) (*refusal, error) {
 	delete(x.Query, queryAgentID)
 	delete(x.Query, queryCSRF)
 	x.Respond = func(status int, peer http.Header) {
@@ -133,12 +133,16 @@ func (p *Proxy) exchange(t *transaction, w http.ResponseWriter, r *http.Request,
 	if err == nil {
 		return nil, nil
 	}
-	return t.failed(r.Context(), err, res.Committed), err
+	if late, ok := call.(interface{ Unopened() error }); ok && !res.Committed && late.Unopened() != nil {
+		return t.notOpened(r, late.Unopened(), to), err
+	}
+	return t.failed(r, err, res.Committed), err
 }
 
 // notOpened explains why there is no call.
-func (t *transaction) notOpened(ctx context.Context, err error, to target) *refusal {
+func (t *transaction) notOpened(r *http.Request, err error, to target) *refusal {
 	var f *fault.Error
+	ctx := r.Context()
 	retryAfter := defaultRetryAfter
 	if errors.As(err, &f) && f.RetryAfter > 0 {
 		retryAfter = f.RetryAfter
@@ -146,7 +150,7 @@ func (t *transaction) notOpened(ctx context.Context, err error, to target) *refu
 	hop := hopOr(err, fault.Agent)
 	switch kind := fault.KindOf(err); {
 	case ctx.Err() != nil:
-		return t.failed(ctx, httpgrpc.StreamError(ctx, err), false)
+		return t.failed(r, httpgrpc.StreamError(ctx, err), false)
 	case kind == fault.ResourceExhausted:
 		return &refusal{code: http.StatusTooManyRequests, hop: hop, msg: "Too many requests: " + err.Error(), retryAfter: retryAfter}
 	case kind == fault.InvalidArgument && to.escaped != "":
@@ -157,12 +161,13 @@ func (t *transaction) notOpened(ctx context.Context, err error, to target) *refu
 	case kind == fault.Internal:
 		return &refusal{code: http.StatusInternalServerError, hop: hop, msg: "Proxy failed to make outbound request: " + err.Error()}
 	default:
-		return t.failed(ctx, httpgrpc.StreamError(ctx, err), false)
+		return t.failed(r, httpgrpc.StreamError(ctx, err), false)
 	}
 }
 
 // failed turns a broken exchange into an answer, if there is still somebody to answer and nothing has been answered yet.
-func (t *transaction) failed(ctx context.Context, err error, committed bool) *refusal {
+func (t *transaction) failed(r *http.Request, err error, committed bool) *refusal {
+	ctx := r.Context()
 	hop := fault.Agent
 	var failure *httpgrpc.Error
 	stage := ""
@@ -172,8 +177,9 @@ func (t *transaction) failed(ctx context.Context, err error, committed bool) *re
 	t.hop, t.err = hop, err.Error()
 	switch {
 	case committed:
-		// An upgraded connection is closed already; any other must not look complete.
-		t.abort = !t.upgraded
+		// An upgraded connection is closed already; any other must not look complete. A watch never is: wherever it breaks, it ends
+		// as at an API server that stops, and its client takes it up again behind the last event.
+		t.abort = !t.upgraded && !httpgrpc.Watches(r)
 		return nil
 	case ctx.Err() != nil && hop == fault.Client:
 		t.code, t.abort = statusClientGone, true

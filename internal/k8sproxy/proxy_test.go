@@ -135,6 +135,7 @@ type line struct {
 	logs   *observer.ObservedLogs
 	stop   context.CancelFunc
 	served chan error
+	proxy  *k8sproxy.Proxy
 
 	mu     sync.Mutex
 	play   func(a *agenttest.Agent) error
@@ -183,7 +184,7 @@ func newLine(t *testing.T, play func(a *agenttest.Agent) error, edit ...func(*k8
 	l.addr = ln.Addr().String()
 	l.url = "http://" + l.addr + "/k8s-proxy"
 	ctx, stop := context.WithCancel(context.Background())
-	l.stop = stop
+	l.stop, l.proxy = stop, p
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -17,6 +17,8 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = time.Minute
+	// lastWords is how long requests that were cut may take to tell their clients.
+	lastWords = time.Second
 	// maxHeaderBytes fits 10 000 header fields of usual size, and stays below the 4 MiB that older agents take as one message.
 	maxHeaderBytes = 1 << 20
 )
@@ -24,12 +26,14 @@ const (
 // errStopping is why requests end that are still there when the shutdown grace period is over.
 var errStopping = fault.New(fault.Unavailable, fault.Kas, "kas is shutting down")
 
-// Serve serves ln until ctx ends, and then in order: new connections are accepted for the listen grace period, requests may
-// finish for the shutdown grace period, what is left is cut. It returns when nothing is served any more. ln may be a TLS
-// listener; its ALPN must offer http/1.1 only, since upgrades need a connection of their own.
+// Serve serves ln until ctx ends, and then in order: new connections are accepted for the listen grace period, and every answer
+// asks its client to open another one, which a load balancer takes elsewhere; requests may finish for the shutdown grace period;
+// what is left is cut. It returns when nothing is served any more. ln may be a TLS listener; its ALPN must offer http/1.1 only, since
+// upgrades need a connection of their own.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(errStopping)
+	defer p.close()
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	errorLog, err := zap.NewStdLogAt(p.cfg.Log.Named("http"), zap.DebugLevel)
@@ -63,8 +67,14 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("serve the kubernetes proxy: %w", err)
 	case <-ctx.Done():
 	}
+	p.leaving.Store(true)
 	return p.stop(server, served, cut)
 }
+
+// Closed is closed when Serve takes no new request any more, at the latest when it returns. Requests may still run.
+func (p *Proxy) Closed() <-chan struct{} { return p.closed }
+
+func (p *Proxy) close() { p.closeOnce.Do(func() { close(p.closed) }) }
 
 func (p *Proxy) stop(server *http.Server, served <-chan error, cut context.CancelCauseFunc) error {
 	if p.cfg.ListenGracePeriod > 0 {
@@ -78,6 +88,10 @@ func (p *Proxy) stop(server *http.Server, served <-chan error, cut context.Cance
 	}
 	grace, cancel := context.WithTimeout(context.Background(), max(p.cfg.ShutdownGracePeriod, 0))
 	defer cancel()
+	over, end := context.WithCancel(grace)
+	end()
+	_ = server.Shutdown(over) // no waiting yet: it closes the listener and the connections that are idle
+	p.close()
 	err := server.Shutdown(grace)
 	if err == nil {
 		select {
@@ -86,6 +100,9 @@ func (p *Proxy) stop(server *http.Server, served <-chan error, cut context.Cance
 		}
 	}
 	cut(errStopping)
+	last, cancelLast := context.WithTimeout(context.Background(), lastWords)
+	defer cancelLast()
+	_ = server.Shutdown(last)
 	if closeErr := server.Close(); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		err = closeErr
 	}

@@ -84,6 +84,21 @@ var railsMethods = []string{
 	"/gitlab.agent.server_info.rpc.ServerInfo/GetServerInfo",
 }
 
+// privateMethods is every method of the private API.
+var privateMethods = []string{"/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest"}
+
+// peerToken is what another kas proves itself with, changed.
+func (b *beside) peerToken(key any, method jwt.SigningMethod, change func(jwt.MapClaims)) string {
+	b.t.Helper()
+	return b.railsToken(key, method, func(c jwt.MapClaims) {
+		c["iss"] = "gitlab-kas"
+		c["exp"] = time.Now().Add(5 * time.Second).Unix()
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
 var startedMetric = regexp.MustCompile(`grpc_server_started_total\{grpc_method="([^"]+)",grpc_service="([^"]+)"`)
 
 // served lists the methods that kas serves, by its own metrics.
@@ -148,7 +163,7 @@ func with(t *testing.T, authorization string) context.Context {
 func TestAuthentication_EveryMethod(t *testing.T) {
 	b := besideGitLab(t, "")
 	b.eventually("metrics", func() bool { resp, err := http.Get(b.metrics); return err == nil && resp.Body.Close() == nil })
-	listed := slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(agentMethods)), railsMethods...)))
+	listed := slices.Sorted(slices.Values(slices.Concat(slices.Collect(maps.Keys(agentMethods)), railsMethods, privateMethods)))
 	if diff := cmp.Diff(listed, b.served()); diff != "" {
 		t.Fatalf("methods without a row, or rows without a method (-listed +served)\n%s", diff)
 	}
@@ -190,9 +205,47 @@ func TestAuthentication_EveryMethod(t *testing.T) {
 			t.Errorf("%s at the agent listener: %v", method, err)
 		}
 	}
+	b.privateAPI(dial, agents, api, agent, rails)
 	for method := range agentMethods {
 		if err := unary(method, &emptypb.Empty{})(t, with(t, rails), api); status.Code(err) != codes.Unimplemented {
 			t.Errorf("%s at the API for Rails: %v", method, err)
+		}
+	}
+}
+
+// privateAPI: nobody but another kas may reach an agent there, and nobody at all elsewhere.
+func (b *beside) privateAPI(dial func(string) *grpc.ClientConn, agents, api *grpc.ClientConn, agent, rails string) {
+	t := b.t
+	t.Helper()
+	peers := dial("unix:" + b.private)
+	peer := "Bearer " + b.peerToken(privateKey, jwt.SigningMethodHS256, nil)
+	for _, method := range privateMethods {
+		refused := b.strangers()
+		refused["agent"], refused["Rails"] = agent, rails
+		refused["another issuer"] = "Bearer " + b.peerToken(privateKey, jwt.SigningMethodHS256, func(c jwt.MapClaims) { c["iss"] = "gitlab-agent" })
+		refused["another audience"] = "Bearer " + b.peerToken(privateKey, jwt.SigningMethodHS256, func(c jwt.MapClaims) { c["aud"] = "gitlab" })
+		refused["expired token of a kas"] = "Bearer " + b.peerToken(privateKey, jwt.SigningMethodHS256, func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-time.Minute).Unix() })
+		refused["unsigned token of a kas"] = "Bearer " + b.peerToken(jwt.UnsafeAllowNoneSignatureType, jwt.SigningMethodNone, nil)
+		for who, authorization := range refused {
+			if err := stream(method, &emptypb.Empty{})(t, with(t, authorization), peers); status.Code(err) != codes.Unauthenticated {
+				t.Errorf("%s with %s: %v", method, who, err)
+			}
+		}
+		if err := stream(method, &emptypb.Empty{})(t, with(t, peer), peers); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s as another kas, without an agent's id: %v", method, err)
+		}
+		for name, conn := range map[string]*grpc.ClientConn{"agent listener": agents, "API for Rails": api} {
+			for _, authorization := range []string{agent, rails, peer} {
+				ctx := metadata.AppendToOutgoingContext(with(t, authorization), "kas-hop-routing-agent-id", "7")
+				if err := stream(method, &emptypb.Empty{})(t, ctx, conn); status.Code(err) != codes.Unimplemented && status.Code(err) != codes.Unauthenticated {
+					t.Errorf("%s at the %s: %v", method, name, err)
+				}
+			}
+		}
+	}
+	for _, method := range railsMethods {
+		if err := unary(method, &emptypb.Empty{})(t, with(t, peer), peers); status.Code(err) != codes.Unimplemented {
+			t.Errorf("%s at the private API: %v", method, err)
 		}
 	}
 }

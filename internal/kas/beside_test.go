@@ -2,6 +2,7 @@ package kas_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/test/gitlab"
+	"gitlab.com/agentk/agentk/test/redis"
 )
 
 // beside is a kas beside a GitLab with a project, an agent and people.
@@ -40,8 +42,12 @@ type beside struct {
 	agentAddr string
 	proxy     string
 	metrics   string
+	private   string // socket of the private API
 	log       *logBuffer
 }
+
+// privateKey is what the replicas of kas share.
+var privateKey = []byte("the key of the private API, 32 B!")
 
 const besideConfig = "ci_access: {projects: [{id: acme/infra, access_as: {ci_job: {}}}]}\nuser_access: {access_as: {user: {}}, projects: [{id: acme/infra}]}\n"
 
@@ -86,18 +92,22 @@ func (b *beside) start(more string) {
 	b.proxy, b.metrics = "http://"+proxy+"/k8s-proxy", "http://"+observe+"/metrics"
 	overlay := filepath.Join(dir, "overlay")
 	must(b.t, os.WriteFile(overlay, []byte(more), 0o600))
+	b.private = filepath.Join(b.gl.Dir, "private.sock")
+	secret := filepath.Join(dir, "private_secret")
+	must(b.t, os.WriteFile(secret, []byte(base64.StdEncoding.EncodeToString(privateKey)), 0o600))
 	file := filepath.Join(dir, "kas.yaml")
 	must(b.t, os.WriteFile(file, fmt.Appendf(nil, `
 gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
-redis: {server: {address: "127.0.0.1:1"}}
+redis: {server: {address: %[8]q}}
 api: {listen: {network: unix, address: %[3]q, authentication_secret_file: %[2]q}}
-private_api: {listen: {authentication_secret_file: %[2]q}}
+private_api: {listen: {network: unix, address: %[9]q, authentication_secret_file: %[10]q}}
 agent:
   listen: {address: %[4]q, websocket: true}
   kubernetes_api: {listen: {address: %[5]q}, url_path_prefix: /k8s-proxy/}
 observability: {listen: {address: %[6]q}, usage_reporting_period: 0.1s, event_reporting_period: 0.1s}
 config: {command: "cat %[7]s"}
-`, b.gl.URL, b.gl.SecretFile, api, b.agentAddr, proxy, observe, overlay), 0o600))
+`, b.gl.URL, b.gl.SecretFile, api, b.agentAddr, proxy, observe, overlay,
+		redis.StartT(b.t, redis.Config{}).Address(), b.private, secret), 0o600))
 	cfg, err := config.Load(b.t.Context(), file)
 	must(b.t, err)
 	quick(cfg)

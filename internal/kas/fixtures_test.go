@@ -34,6 +34,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/kas"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/telemetry"
+	"gitlab.com/agentk/agentk/test/redis"
 )
 
 // installation is a file that GitLab's package writes, moved into a folder of the test and started.
@@ -48,7 +49,8 @@ type installation struct {
 
 var listenAddress = regexp.MustCompile(`(?:localhost|0\.0\.0\.0):(81\d\d)`)
 
-// start moves the file of a name and starts kas with it. replace are texts to be replaced, in pairs.
+// start moves the file of a name and starts kas with it, until it answers. replace are texts to be
+// replaced, in pairs.
 func start(t *testing.T, name string, replace ...string) *installation {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("config", "testdata", name))
@@ -74,7 +76,14 @@ func start(t *testing.T, name string, replace ...string) *installation {
 	for _, pair := range []string{"/c/a", "/c/k", "/c/p"} {
 		i.certificate(pair)
 	}
+	for _, pair := range []string{"/c/r", "/c/s", "/c/ca", "/c/sca"} {
+		i.certificate(pair)
+	}
+	for _, password := range []string{"/s/redis", "/s/sentinel"} {
+		i.write(password, "password")
+	}
 	i.write("/run/kas/.keep", "")
+	i.write("/var/opt/gitlab/redis/.keep", "")
 	i.write("/kas.yaml", text)
 	i.run()
 	return i
@@ -139,10 +148,16 @@ func (i *installation) run() {
 	}
 	quick(cfg)
 	serve(i.t, cfg, i.log)
+	i.await("/metrics", http.StatusOK)
+}
+
+// await waits until a page of the observability listener has a status.
+func (i *installation) await(page string, want int) {
+	i.t.Helper()
 	deadline := time.Now().Add(patience)
-	for i.get("http://"+i.addresses["8151"]+"/readiness", nil) != http.StatusOK {
+	for i.get("http://"+i.addresses["8151"]+page, nil) != want {
 		if time.Now().After(deadline) {
-			i.t.Fatal("kas does not get ready")
+			i.t.Fatalf("%s is not answered with %d", page, want)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -230,7 +245,9 @@ func (i *installation) dial(target string, security credentials.TransportCredent
 }
 
 func TestOmnibusDefault_Starts(t *testing.T) {
-	i := start(t, "omnibus-default.yaml", "https://gitlab.test", "http://127.0.0.1:1")
+	shared := redis.StartT(t, redis.Config{Unix: true})
+	i := start(t, "omnibus-default.yaml", "https://gitlab.test", "http://127.0.0.1:1", "/var/opt/gitlab/redis/redis.socket", shared.Socket())
+	i.await("/readiness", http.StatusOK)
 	if got := i.get("http://"+i.addresses["8154"]+"/version", nil); got != http.StatusUnauthorized {
 		t.Errorf("proxy: %d", got)
 	}
@@ -243,8 +260,8 @@ func TestOmnibusDefault_Starts(t *testing.T) {
 	if err := i.register(insecure.NewCredentials()); status.Code(err) != codes.Unavailable {
 		t.Errorf("an agent without a GitLab: %v", err)
 	}
-	if !strings.Contains(i.log.String(), "this kas must run single") {
-		t.Error("kas does not say that it runs single")
+	if want := "grpc://" + i.addresses["8155"]; !strings.Contains(i.log.String(), want) {
+		t.Errorf("kas does not say that other kas reach it at %s", want)
 	}
 }
 
@@ -254,7 +271,10 @@ func TestOmnibusEverything_Starts(t *testing.T) {
 	if err := os.WriteFile(command, []byte("#!/bin/sh\necho 'observability: {liveness_probe: {url_path: /alive}}'\n"), 0o700); err != nil { //nolint:gosec // a program
 		t.Fatal(err)
 	}
-	i := start(t, "omnibus-everything.yaml", "https://gitlab.test", "http://127.0.0.1:1", "/usr/local/bin/render-more", command)
+	i := start(t, "omnibus-everything.yaml", "https://gitlab.test", "http://127.0.0.1:1", "/usr/local/bin/render-more", command,
+		"10.0.0.1:26379", "127.0.0.1:1", "10.0.0.2:6379", "127.0.0.1:1")
+	// Redis cannot be reached: all else works, and whoever asks for the readiness is told why this kas should not get requests.
+	i.await("/readiness", http.StatusInternalServerError)
 	if got := i.get("http://"+i.addresses["8151"]+"/alive", nil); got != http.StatusOK {
 		t.Errorf("what the command printed has no effect: %d", got)
 	}
@@ -267,7 +287,7 @@ func TestOmnibusEverything_Starts(t *testing.T) {
 	if err := i.register(credentials.NewTLS(i.trust("/c/a"))); status.Code(err) != codes.Unavailable {
 		t.Errorf("an agent without a GitLab: %v", err)
 	}
-	for _, section := range []string{"agent.gitops", "observability.sentry", "redis", "workspaces"} {
+	for _, section := range []string{"agent.gitops", "observability.sentry", "workspaces"} {
 		if !strings.Contains(i.log.String(), "Configuration: "+section+" (line ") {
 			t.Errorf("nothing is said about %s", section)
 		}
@@ -291,9 +311,9 @@ func TestRun_RefusesToStart(t *testing.T) {
 	i.write("/text", "canary, not Base64")
 	const whole = `
 gitlab: {address: "http://127.0.0.1:1", authentication_secret_file: GOOD}
-redis: {server: {address: "localhost:6379"}}
+redis: {server: {address: "127.0.0.1:1"}}
 api: {listen: {address: "127.0.0.1:0", authentication_secret_file: GOOD}}
-private_api: {listen: {authentication_secret_file: GOOD}}
+private_api: {listen: {address: "127.0.0.1:0", authentication_secret_file: GOOD}}
 agent: {listen: {address: "127.0.0.1:0"}, kubernetes_api: {listen: {address: "127.0.0.1:0"}}}
 observability: {listen: {address: "127.0.0.1:0"}}
 `
@@ -303,6 +323,8 @@ observability: {listen: {address: "127.0.0.1:0"}}
 		"no Base64":          {"authentication_secret_file: GOOD}\nredis", "authentication_secret_file: TEXT}\nredis", "start backend: "},
 		"no CA":              {"authentication_secret_file: GOOD}\nredis", "authentication_secret_file: GOOD, ca_certificate_file: /nowhere}\nredis", "start backend: "},
 		"Rails' secret":      {"authentication_secret_file: GOOD}}\nprivate", "authentication_secret_file: TEXT}}\nprivate", "start API for Rails: "},
+		"private secret":     {"authentication_secret_file: GOOD}}\nagent", "authentication_secret_file: TEXT}}\nagent", "start private API: "},
+		"Redis' password":    {"redis: {", "redis: {password_file: /nowhere, ", "start store: "},
 		"private TLS":        {"authentication_secret_file: GOOD}}\nagent", "authentication_secret_file: GOOD, certificate_file: /c, key_file: /k}}\nagent", "start environment: environment variable OWN_PRIVATE_API_HOST"},
 		"WebSocket key":      {"kubernetes_api: {", "kubernetes_api: {websocket_token_secret_file: SHORT, ", "start Kubernetes API proxy: WebSocket token secret"},
 		"response header":    {"kubernetes_api: {", "kubernetes_api: {extra_allowed_response_headers: [a b], ", "start Kubernetes API proxy: "},

@@ -47,7 +47,8 @@ type server struct {
 	ready    telemetry.Probes
 	getenv   func(string) string
 
-	store   *store.Memory
+	store   store.Store
+	others  others // what makes this kas one of several
 	world   world
 	usage   *usage.Tracker // nil without a GitLab
 	auth    *agentauth.Authenticator
@@ -57,7 +58,8 @@ type server struct {
 
 	configs *configserver.Server
 	agents  *agentserver.Server
-	proxy   *k8sproxy.Proxy // nil: no section kubernetes_api
+	router  *route.Router   // nil: no section kubernetes_api
+	proxy   *k8sproxy.Proxy // nil likewise
 	observe *telemetry.Server
 	// rails is the API for Rails; its server is nil without a GitLab.
 	rails struct {
@@ -79,6 +81,7 @@ func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
 		if s.world.close != nil {
 			s.world.close()
 		}
+		s.others.close()
 	}()
 	for _, step := range []struct {
 		what string
@@ -86,12 +89,14 @@ func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
 	}{
 		{"environment", s.checkEnvironment},
 		{"store", s.newStore},
+		{"private API", s.newOthers},
 		{"backend", s.newWorld},
 		{"agent authentication", s.newAuth},
 		{"agent services", s.newAgentServices},
-		{"agent listener", s.newAgentServer},
-		{"API for Rails", s.newRailsAPI},
 		{"Kubernetes API proxy", s.newProxy},
+		{"agent listener", s.newAgentServer},
+		{"private API", s.newPrivateAPI},
+		{"API for Rails", s.newRailsAPI},
 		{"observability", s.newObservability},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -114,7 +119,9 @@ func (s *server) run(ctx context.Context) error {
 	defer stopBase(nil)
 
 	var below errgroup.Group
-	for _, part := range []func(context.Context) error{s.world.run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runObservability} {
+	for _, part := range []func(context.Context) error{
+		s.runStore, s.world.run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runRouter, s.runObservability,
+	} {
 		below.Go(func() error {
 			err := part(base)
 			if err != nil {
@@ -123,8 +130,19 @@ func (s *server) run(ctx context.Context) error {
 			return err
 		})
 	}
+	// Other replicas' requests go on as long as agents are here.
+	reached, stopReached := context.WithCancelCause(base)
+	defer stopReached(nil)
+	var between errgroup.Group
+	between.Go(func() error {
+		err := s.runPrivateAPI(reached)
+		if err != nil {
+			stopServing(err)
+		}
+		return err
+	})
 	var above errgroup.Group
-	for _, part := range []func(context.Context) error{s.runAgents, s.runRailsAPI, s.runProxy} {
+	for _, part := range []func(context.Context) error{s.runAnnouncer, s.runAgents, s.runRailsAPI, s.runProxy} {
 		above.Go(func() error {
 			err := part(serving)
 			if err != nil {
@@ -134,15 +152,12 @@ func (s *server) run(ctx context.Context) error {
 		})
 	}
 	err := above.Wait()
+	stopReached(nil)
+	err = errors.Join(err, between.Wait())
 	stopBase(nil)
 	err = errors.Join(err, below.Wait())
 	s.log.Info("kas stopped")
 	return err
-}
-
-func (s *server) newStore(context.Context) error {
-	s.store = store.NewMemory(store.MemoryConfig{Registerer: s.registry})
-	return nil
 }
 
 func (s *server) newAuth(context.Context) error {
@@ -165,7 +180,7 @@ func (s *server) agentGone(ctx context.Context, agentID int64) {
 }
 
 func (s *server) newAgentServices(context.Context) error {
-	s.tunnels = tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: s.registry})
+	s.tunnels = tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: s.registry, Changed: s.others.changed()})
 	s.connections = connections{Agents: s.store, usage: s.usage, alarm: railsapi.NewInstallationAlarm(s.store, s.named("agent_registrar"))}
 	var err error
 	s.configs, err = configserver.New(configserver.Config{
@@ -182,7 +197,8 @@ func (s *server) newAgentServices(context.Context) error {
 func (s *server) newAgentServer(ctx context.Context) error {
 	cf := s.file.Agent.Listen
 	registrar, err := registrarserver.New(registrarserver.Config{
-		Auth: s.auth, Registry: s.connections, TTL: s.file.Agent.RedisConnInfoTtl.AsDuration(), Log: s.named("agent_registrar"), Registerer: s.registry,
+		Auth: s.auth, Registry: s.connections, Leave: s.tunnels.Leave, TTL: s.file.Agent.RedisConnInfoTtl.AsDuration(),
+		Log: s.named("agent_registrar"), Registerer: s.registry,
 	})
 	if err != nil {
 		return err
@@ -222,15 +238,20 @@ func (s *server) newAgentServer(ctx context.Context) error {
 		},
 		MaxConnectionAge:  cf.MaxConnectionAge.AsDuration(),
 		ListenGracePeriod: cf.ListenGracePeriod.AsDuration(),
-		// Proxied requests that may still run need the agents' streams.
-		DrainTimeout: proxy.GetListenGracePeriod().AsDuration() + proxy.GetShutdownGracePeriod().AsDuration() + agentDrain,
+		Needed:            s.requestsEnd(),
+		// Proxied requests that may still run need the agents' streams, and a moment to tell their end.
+		DrainTimeout: max(proxy.GetShutdownGracePeriod().AsDuration()+lastWords, agentDrain),
 		Log:          s.named("agent_server"), Registerer: s.registry,
 	})
 	return err
 }
 
-// agentDrain is how long the agents' other calls may take to end at shutdown.
-const agentDrain = 10 * time.Second
+const (
+	// agentDrain is how long the agents' other calls may take to end at shutdown.
+	agentDrain = 10 * time.Second
+	// lastWords is how much longer agents have to stay than requests that were cut need to tell their clients.
+	lastWords = 2 * time.Second
+)
 
 func (s *server) newProxy(ctx context.Context) error {
 	cf := s.file.Agent.KubernetesApi
@@ -251,9 +272,12 @@ func (s *server) newProxy(ctx context.Context) error {
 		}
 		origins = []string{origin}
 	}
+	s.router = route.New(route.Config{
+		Registry: s.tunnels, LastSeen: s.store.LastSeen, Started: time.Now(), Registerer: s.registry, Others: s.others.route(s.store),
+	})
 	proxy := k8sproxy.Config{
 		Log: s.named("kubernetes_api"), Registerer: s.registry, Jobs: s.world.jobs, Users: s.world.users,
-		Opener:        route.New(route.Config{Registry: s.tunnels, LastSeen: s.store.LastSeen, Started: time.Now(), Registerer: s.registry}),
+		Opener:        s.router,
 		URLPathPrefix: cf.UrlPathPrefix, AllowedOrigins: origins, ExtraAllowedResponseHeaders: cf.ExtraAllowedResponseHeaders,
 		AllowedAgentCacheTTL:      cf.AllowedAgentCacheTtl.AsDuration(),
 		AllowedAgentCacheErrorTTL: cf.AllowedAgentCacheErrorTtl.AsDuration(),
@@ -274,6 +298,14 @@ func (s *server) newProxy(ctx context.Context) error {
 		ALPN: []string{"http/1.1"}, Log: s.log,
 	})
 	return err
+}
+
+// requestsEnd is closed when kas stops and no request for an agent can arrive any more. nil: none ever does.
+func (s *server) requestsEnd() <-chan struct{} {
+	if s.proxy == nil {
+		return nil
+	}
+	return s.proxy.Closed()
 }
 
 func (s *server) newObservability(ctx context.Context) error {
@@ -319,6 +351,9 @@ func (s *server) announce() {
 	s.up("Agentk API endpoint is up", s.agentAddr, zap.Bool(telemetry.IsWebSocket, s.file.Agent.Listen.Websocket))
 	if s.rails.server != nil {
 		s.up("API endpoint is up", s.rails.addr)
+	}
+	if s.others.server != nil {
+		s.up("Private API endpoint is up", s.others.addr, zap.String("own_url", s.others.url))
 	}
 	if s.proxy != nil {
 		s.up("Kubernetes API endpoint is up", s.proxyListener.Addr(), zap.String(telemetry.URLPrefix, s.file.Agent.KubernetesApi.UrlPathPrefix))

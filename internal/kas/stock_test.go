@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,9 +51,25 @@ const (
 func startKas(t *testing.T) (agentAddr, proxyURL string) {
 	t.Helper()
 	dir := t.TempDir()
-	gitRepository(t, filepath.Join(dir, "repos", "acme", "infra.git"))
-	socket := filepath.Join(dir, "observability.sock")
-	agentAddr, proxyAddr := freeAddress(t), freeAddress(t)
+	gitRepository(t, filepath.Join(dir, "acme", "infra.git"))
+	k := startStandalone(t, dir, "")
+	return k.agentAddr, k.proxyURL
+}
+
+// running is a kas in this process.
+type running struct {
+	agentAddr, proxyURL, socket string
+	log                         *logBuffer
+	// stop stops it and waits for its end; it may be called again.
+	stop func()
+}
+
+// startStandalone runs kas with a folder of repositories; more is added to its configuration file.
+func startStandalone(t *testing.T, repositories, more string) *running {
+	t.Helper()
+	dir := t.TempDir()
+	proxyAddr := freeAddress(t)
+	k := &running{agentAddr: freeAddress(t), proxyURL: "http://" + proxyAddr + "/k8s-proxy", socket: filepath.Join(dir, "observability.sock"), log: &logBuffer{}}
 	file := filepath.Join(dir, "kas.yaml")
 	content := fmt.Sprintf(`
 agent:
@@ -64,28 +81,32 @@ standalone:
   projects: [{id: 10, path: acme/infra, groups: [{id: 1, path: acme}]}]
   agents: [{id: 7, name: stock, project: acme/infra, token_sha256: [%s]}]
   jobs: [{id: 1001, token_sha256: %s, pipeline: 2001, project: acme/infra, user: {id: 3, username: ci-user}}]
-`, agentAddr, proxyAddr, socket, filepath.Join(dir, "repos"), standalone.HashToken(agentToken), standalone.HashToken(jobToken))
-	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+`, k.agentAddr, proxyAddr, k.socket, repositories, standalone.HashToken(agentToken), standalone.HashToken(jobToken))
+	if err := os.WriteFile(file, []byte(content+more), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := config.Load(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := telemetry.NewLog(telemetry.LogConfig{Output: testWriter{t}, Level: zapcore.DebugLevel})
+	log, err := telemetry.NewLog(telemetry.LogConfig{Output: io.MultiWriter(testWriter{t}, k.log), Level: zapcore.DebugLevel})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- kas.Run(ctx, cfg, log) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return agentAddr, "http://" + proxyAddr + "/k8s-proxy"
+	var once sync.Once
+	k.stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(k.stop)
+	return k
 }
 
 // testWriter shows the log of kas with the test's own output.

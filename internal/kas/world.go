@@ -40,6 +40,9 @@ type world struct {
 	close func()
 }
 
+// publishLimit bounds how long a push is told to the other replicas, so that the next one is noticed.
+const publishLimit = 2 * time.Second
+
 func (s *server) newWorld(context.Context) error {
 	var err error
 	if s.cfg.Standalone() {
@@ -64,8 +67,10 @@ func (s *server) newStandalone() (world, error) {
 			return cfg.File.Standalone, nil
 		},
 		OnPush: func(project string) {
-			// The memory store never fails and never waits.
-			_ = s.store.Publish(context.Background(), project)
+			// What a shared store does not take now it is told again later, by the store itself.
+			ctx, cancel := context.WithTimeout(context.Background(), publishLimit)
+			defer cancel()
+			_ = s.store.Publish(ctx, project)
 		},
 		Log: s.named("standalone"), Registerer: s.registry,
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -12,6 +13,7 @@ import (
 type Probes struct {
 	mu     sync.RWMutex
 	probes []probe
+	notes  []func() string
 }
 
 type probe struct {
@@ -40,6 +42,28 @@ func (p *Probes) Toggle(name string) *Toggle {
 }
 
 var errNotReady = errors.New("not ready")
+
+// Note adds something that is said when all conditions hold, "" for nothing. It must be quick, safe for concurrent use, and hold no
+// secret.
+func (p *Probes) Note(note func() string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notes = append(p.notes, note)
+}
+
+// said are the notes that say something, a line each.
+func (p *Probes) said() string {
+	p.mu.RLock()
+	notes := p.notes
+	p.mu.RUnlock()
+	var lines strings.Builder
+	for _, note := range notes {
+		if text := note(); text != "" {
+			lines.WriteString(text + "\n")
+		}
+	}
+	return lines.String()
+}
 
 // Check returns nil if all conditions hold, or the name and error of the first that does not.
 func (p *Probes) Check(ctx context.Context) error {

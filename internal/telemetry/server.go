@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -154,7 +155,9 @@ func probeHandler(p *Probes) http.Handler {
 		}
 		if err := p.Check(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
 		}
+		_, _ = io.WriteString(w, p.said()) // who asks may be gone
 	})
 }
 

@@ -15,11 +15,12 @@ import (
 	"gitlab.com/agentk/agentk/internal/fault"
 )
 
-// An agent of ours announces how many streams it may hold by a service of this name with the one method "MaxStreams.<n>".
-// Stock servers match exact services and never look at it.
+// An agent of ours announces by a service of this name how many streams it may hold, with the method "MaxStreams.<n>", and by which
+// id its pod registers, with "Pod.<n>". Stock servers match exact services and never look at it.
 const (
 	extTunnelService    = "agentk.extensions.Tunnel"
 	maxStreamsMethodPre = "MaxStreams."
+	podMethodPre        = "Pod."
 )
 
 // Bounds of what a peer may announce.
@@ -36,6 +37,8 @@ type descriptor struct {
 	methods map[string]struct{}
 	// maxStreams is 0 when the agent did not say.
 	maxStreams int
+	// pod is the id that the agent's pod registers by; 0 when it did not say.
+	pod int64
 }
 
 // parseDescriptor reads a serialized ConnectRequest that must be a descriptor. Errors are faults of kind InvalidArgument.
@@ -72,6 +75,11 @@ func (d *descriptor) add(service, method string) {
 		if n, err := strconv.Atoi(strings.TrimPrefix(method, maxStreamsMethodPre)); err == nil && n > 0 {
 			d.maxStreams = n
 		}
+		if text, ok := strings.CutPrefix(method, podMethodPre); ok {
+			if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+				d.pod = n
+			}
+		}
 		return
 	}
 	d.methods[service+"/"+method] = struct{}{}
@@ -82,9 +90,12 @@ func (d *descriptor) has(wanted ...string) bool {
 	return !slices.ContainsFunc(wanted, func(w string) bool { _, ok := d.methods[w]; return !ok })
 }
 
-// announce builds the serialized descriptor of an agent: the methods it serves, its extensions and its number of streams.
-func announce(services map[string]map[string]Handler, extensions []string, maxStreams int) ([]byte, error) {
+// announce builds the serialized descriptor of an agent: the methods it serves, its extensions, its number of streams and its pod.
+func announce(services map[string]map[string]Handler, extensions []string, maxStreams int, pod int64) ([]byte, error) {
 	byService := map[string][]string{extTunnelService: {maxStreamsMethodPre + strconv.Itoa(maxStreams)}}
+	if pod != 0 {
+		byService[extTunnelService] = append(byService[extTunnelService], podMethodPre+strconv.FormatInt(pod, 10))
+	}
 	for service, methods := range services {
 		for method := range methods {
 			byService[service] = append(byService[service], method)

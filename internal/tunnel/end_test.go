@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,11 +62,13 @@ func TestStop_EndsParkedStreamsWithOK(t *testing.T) {
 
 func TestShutdown_RunningCallIsBounded(t *testing.T) {
 	l := newLine(t)
+	running := make(chan struct{})
 	p, err := NewPool(PoolConfig{
 		Client: l.dial(), DrainTimeout: time.Millisecond, Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 		Services: map[string]map[string]Handler{testService: {echoMethod: func(ctx context.Context, _ metadata.MD, _ httpgrpc.ResponderStream) error {
+			close(running)
 			<-ctx.Done()
-			return ctx.Err()
+			return context.Cause(ctx)
 		}}},
 	})
 	if err != nil {
@@ -75,7 +78,12 @@ func TestShutdown_RunningCallIsBounded(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	tun := l.open(l.ctx())
+	<-running
 	cancel()
+	if _, err := tun.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "agent is shutting down") {
+		t.Errorf("the call ends with %v", err)
+	}
+	tun.Finish(true)
 	select {
 	case err := <-done:
 		if err != nil {
@@ -84,8 +92,4 @@ func TestShutdown_RunningCallIsBounded(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the pool did not stop")
 	}
-	if _, err := tun.Recv(); err == nil {
-		t.Error("the call goes on")
-	}
-	tun.Finish(false)
 }

@@ -19,7 +19,7 @@ type pendingFind struct {
 // TestRegistry_Model drives the registry with random sequences of parking, finding, giving up, ending and retiring, against the
 // simplest model there is: a number of idle streams and a queue of finders.
 func TestRegistry_Model(t *testing.T) {
-	raw, err := announce(map[string]map[string]Handler{testService: {echoMethod: nil}}, nil, 1000)
+	raw, err := announce(map[string]map[string]Handler{testService: {echoMethod: nil}}, nil, 1000, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func FuzzDescriptor(f *testing.F) {
 }
 
 func TestAnnounce_IsUnderstood(t *testing.T) {
-	raw, err := announce(map[string]map[string]Handler{testService: {echoMethod: nil}}, []string{"a.B/C"}, 42)
+	raw, err := announce(map[string]map[string]Handler{testService: {echoMethod: nil}}, []string{"a.B/C"}, 42, 43)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,10 +208,10 @@ func TestAnnounce_IsUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !d.has(wanted, "a.B/C") || d.has("a.B/D") || d.maxStreams != 42 || len(d.methods) != 2 {
+	if !d.has(wanted, "a.B/C") || d.has("a.B/D") || d.maxStreams != 42 || d.pod != 43 || len(d.methods) != 2 {
 		t.Errorf("understood %+v", d)
 	}
-	if _, err := announce(nil, []string{"nonsense"}, 42); err == nil {
+	if _, err := announce(nil, []string{"nonsense"}, 42, 0); err == nil {
 		t.Error("an extension without a method was accepted")
 	}
 }

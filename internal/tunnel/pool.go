@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -45,6 +44,15 @@ type PoolConfig struct {
 	MaxStreams int
 	// Limit says how many streams the connection takes at once, 0 for any number; reverse proxies have such limits. nil: any number.
 	Limit func() int
+	// Pod is the id by which this pod registers at kas. 0: it does not.
+	Pod int64
+	// Leave tells kas that this pod is about to stop, so that kas ends the parked streams. It is called when Run's context ends,
+	// and again while that brings results: where streams end at several kas, each call may reach another one. nil: kas is not
+	// told, parked streams are just ended, and a call that kas sends down one in that moment is lost.
+	Leave func(ctx context.Context) error
+	// Connected gets a value when there is a new connection to kas. The old one may live on for a while, for what runs on it;
+	// streams are then parked on the new one before those of the old one end. nil: that is not known.
+	Connected <-chan struct{}
 	// DrainTimeout is how long calls in flight may go on after Run's context has ended.
 	DrainTimeout time.Duration
 	Log          *zap.Logger
@@ -63,6 +71,11 @@ type Pool struct {
 	idle    int
 	active  int
 	stopped bool
+	// generation counts the connections. Of the idle streams, parked are on the newest one and old on those before it.
+	generation  int
+	parked, old int
+	// unparked is closed when the last idle slot has ended after stopped was set.
+	unparked chan struct{}
 }
 
 // NewPool checks the configuration and returns a pool that is not running yet.
@@ -73,11 +86,11 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.MaxStreams < minIdle {
 		return nil, fmt.Errorf("tunnel: the maximum of streams must be at least %d, got %d", minIdle, cfg.MaxStreams)
 	}
-	descriptor, err := announce(cfg.Services, cfg.Extensions, cfg.MaxStreams)
+	descriptor, err := announce(cfg.Services, cfg.Extensions, cfg.MaxStreams, cfg.Pod)
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	p := &Pool{cfg: cfg, descriptor: descriptor, handlers: map[string]Handler{}}
+	p := &Pool{cfg: cfg, descriptor: descriptor, handlers: map[string]Handler{}, unparked: make(chan struct{})}
 	for service, methods := range cfg.Services {
 		for method, h := range methods {
 			p.handlers["/"+service+"/"+method] = h
@@ -99,40 +112,8 @@ func (p *Pool) gauge(state string, read func() int) prometheus.Collector {
 	})
 }
 
-// Run keeps the pool until ctx ends. Then parked streams are cancelled, and calls in flight may go on for DrainTimeout before
-// they are cancelled too. Run returns when the last stream is gone.
-func (p *Pool) Run(ctx context.Context) error {
-	// Calls outlive ctx, for DrainTimeout.
-	calls, cancelCalls := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancelCalls(nil)
-	p.mu.Lock()
-	p.open(ctx, calls, minIdle)
-	p.mu.Unlock()
-
-	<-ctx.Done()
-	p.mu.Lock()
-	p.stopped = true
-	p.mu.Unlock()
-	done := make(chan struct{})
-	go func() { p.wg.Wait(); close(done) }()
-	timer := time.NewTimer(p.cfg.DrainTimeout)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return nil
-	case <-timer.C:
-	}
-	p.mu.Lock()
-	active := p.active
-	p.mu.Unlock()
-	p.cfg.Log.Info("Ending requests that are still running at shutdown", zap.Int("count", active))
-	cancelCalls(errors.New("agent is shutting down"))
-	<-done
-	return nil
-}
-
 // open starts n more slots as far as the maximum allows. mu is held.
-func (p *Pool) open(ctx, calls context.Context, n int) {
+func (p *Pool) open(l lives, n int) {
 	if p.stopped {
 		return
 	}
@@ -141,7 +122,7 @@ func (p *Pool) open(ctx, calls context.Context, n int) {
 		p.wg.Add(1)
 		go func() {
 			defer p.wg.Done()
-			(&slot{pool: p, backoff: backoff.New(retry)}).run(ctx, calls)
+			(&slot{pool: p, backoff: backoff.New(retry)}).run(l)
 		}()
 	}
 }
@@ -159,18 +140,19 @@ func (p *Pool) room() int {
 
 // used marks one slot as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
 // step that doubles with the load.
-func (p *Pool) used(ctx, calls context.Context, waiting int) {
+func (p *Pool) used(l lives, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.idle--
+	p.leftIdle()
 	p.active++
+	fresh := p.idle - p.old
 	switch {
 	case waiting > 0:
-		p.open(ctx, calls, waiting+minIdle-p.idle)
-	case p.idle < minIdle && waiting == noHint:
-		p.open(ctx, calls, max(growStep, p.active))
-	case p.idle < minIdle:
-		p.open(ctx, calls, growStep)
+		p.open(l, waiting+minIdle-fresh)
+	case fresh < minIdle && waiting == noHint:
+		p.open(l, max(growStep, p.active))
+	case fresh < minIdle:
+		p.open(l, growStep)
 	}
 }
 
@@ -186,10 +168,10 @@ func (p *Pool) unused() {
 func (p *Pool) surplus(lastActive, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.idle <= minIdle || now.Sub(lastActive) <= keepIdle {
+	if p.idle-p.old <= minIdle || now.Sub(lastActive) <= keepIdle {
 		return false
 	}
-	p.idle--
+	p.leftIdle()
 	return true
 }
 
@@ -197,5 +179,22 @@ func (p *Pool) surplus(lastActive, now time.Time) bool {
 func (p *Pool) gone() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.leftIdle()
+}
+
+// leftIdle counts out an idle slot. mu is held.
+func (p *Pool) leftIdle() {
 	p.idle--
+	p.checkUnparked()
+}
+
+func (p *Pool) checkUnparked() {
+	if !p.stopped || p.idle > 0 {
+		return
+	}
+	select {
+	case <-p.unparked:
+	default:
+		close(p.unparked)
+	}
 }

@@ -28,6 +28,9 @@ type RegistryConfig struct {
 	Registerer prometheus.Registerer
 	// DescriptorTimeout is how long a peer may be silent before its descriptor. 0: 20 s.
 	DescriptorTimeout time.Duration
+	// Changed is called with no lock held when an agent's first stream has come or its last one has gone. It must not wait.
+	// Calls may overtake each other: Presence says how things stand. nil: nobody wants to know.
+	Changed func(agentID int64)
 }
 
 // Registry holds the parked streams of the agents connected to this kas.
@@ -62,7 +65,9 @@ type connStreams struct {
 	desc *descriptor // that of the newest stream, kept to share it
 	idle list.List   // of *Tunnel, most recently parked first
 	busy int         // handed out
-	refs int         // streams, parked and busy
+	// leaving: the pod is about to stop, so its streams end instead of being parked.
+	leaving bool
+	refs    int // streams, parked and busy
 }
 
 // waiter is a request that waits for a stream.
@@ -75,6 +80,9 @@ type waiter struct {
 func NewRegistry(cfg RegistryConfig) *Registry {
 	if cfg.DescriptorTimeout == 0 {
 		cfg.DescriptorTimeout = descriptorTimeout
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(int64) {}
 	}
 	r := &Registry{cfg: cfg, stop: make(chan struct{})}
 	r.metrics = newRegistryMetrics(cfg.Registerer, r)
@@ -256,7 +264,15 @@ func (r *Registry) park(t *Tunnel) {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.agents[t.agentID]
+	s.agents[t.agentID].offer(t)
+}
+
+// offer is park with the shard's mutex held.
+func (a *agentStreams) offer(t *Tunnel) {
+	if t.conn.leaving {
+		close(t.retired)
+		return
+	}
 	for e := a.waiters.Front(); e != nil; e = e.Next() {
 		if w := e.Value.(*waiter); t.desc.has(w.wanted...) {
 			a.waiters.Remove(e)
@@ -269,11 +285,37 @@ func (r *Registry) park(t *Tunnel) {
 	t.element = t.conn.idle.PushFront(t)
 }
 
+// Release gives back a stream that was found and not used: no method of it was called.
+func (r *Registry) Release(t *Tunnel) {
+	s := r.shard(t.agentID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.left {
+		return
+	}
+	t.handed = false
+	t.conn.busy--
+	if t.unwanted || t.stream.Context().Err() != nil {
+		close(t.retired)
+		return
+	}
+	s.agents[t.agentID].offer(t)
+}
+
 // enter counts a new stream of an agent's connection.
 func (r *Registry) enter(t *Tunnel, raw []byte) error {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	first, err := s.enter(t, raw)
+	s.mu.Unlock()
+	if first {
+		r.cfg.Changed(t.agentID)
+	}
+	return err
+}
+
+// enter says whether it is the agent's first stream.
+func (s *shard) enter(t *Tunnel, raw []byte) (bool, error) {
 	a := s.agents[t.agentID]
 	if a == nil {
 		a = &agentStreams{}
@@ -291,7 +333,7 @@ func (r *Registry) enter(t *Tunnel, raw []byte) error {
 		desc, err := parseDescriptor(raw)
 		if err != nil {
 			s.forget(t.agentID, a)
-			return err
+			return false, err
 		}
 		t.desc = desc
 	}
@@ -304,15 +346,24 @@ func (r *Registry) enter(t *Tunnel, raw []byte) error {
 	c.refs++
 	a.streams++
 	delete(s.gone, t.agentID)
-	return nil
+	return a.streams == 1, nil
 }
 
 // leave forgets a stream that is not parked: its call is over, or withdraw has taken it out.
 func (r *Registry) leave(t *Tunnel) {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	last := s.leave(t)
+	s.mu.Unlock()
+	if last {
+		r.cfg.Changed(t.agentID)
+	}
+}
+
+// leave says whether it was the agent's last stream.
+func (s *shard) leave(t *Tunnel) bool {
 	a := s.agents[t.agentID]
+	t.left = true
 	if t.handed {
 		t.conn.busy--
 	}
@@ -331,6 +382,7 @@ func (r *Registry) leave(t *Tunnel) {
 		s.gone[t.agentID] = time.Now()
 	}
 	s.forget(t.agentID, a)
+	return a.streams == 0
 }
 
 // withdraw takes a stream out of the idle ones before it ends; false: somebody has just been given it.
@@ -339,6 +391,7 @@ func (r *Registry) withdraw(t *Tunnel) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.element == nil {
+		t.unwanted = true
 		return false
 	}
 	t.conn.idle.Remove(t.element)

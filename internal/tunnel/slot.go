@@ -33,20 +33,21 @@ type slot struct {
 	pool       *Pool
 	backoff    *backoff.Backoff
 	lastActive time.Time // zero: never
+	generation int       // of the parked stream; guarded by the pool's mu
 }
 
-// run opens one stream after the other until ctx ends or the slot is surplus. Calls live as long as calls.
-func (s *slot) run(ctx, calls context.Context) {
+// run opens one stream after the other until l.open ends or the slot is surplus.
+func (s *slot) run(l lives) {
 	for {
 		started := time.Now()
-		served, err := s.attempt(ctx, calls)
+		served, err := s.attempt(l)
 		now := time.Now()
 		if served {
 			s.lastActive = now
 			s.pool.unused()
 		}
 		switch {
-		case ctx.Err() != nil:
+		case l.open.Err() != nil:
 			s.pool.gone()
 			return
 		case !served && s.pool.surplus(s.lastActive, now):
@@ -60,7 +61,7 @@ func (s *slot) run(ctx, calls context.Context) {
 		case !served && now.Sub(started) < settleDelay:
 			delay = settleDelay
 		}
-		if delay > 0 && !wait(ctx, delay) {
+		if delay > 0 && !wait(l.open, delay) {
 			s.pool.gone()
 			return
 		}
@@ -79,11 +80,10 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // attempt opens one stream and serves at most one call on it; served says whether one arrived.
-func (s *slot) attempt(ctx, calls context.Context) (served bool, err error) {
-	streamCtx, cancel := context.WithCancelCause(calls)
+func (s *slot) attempt(l lives) (served bool, err error) {
+	streamCtx, cancel := context.WithCancelCause(l.streams)
 	defer cancel(nil)
-	// While nothing was asked of it the stream ends with ctx.
-	release := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	release := context.AfterFunc(l.parked, func() { cancel(context.Cause(l.parked)) })
 	defer release()
 
 	stream, err := s.pool.cfg.Client.NewStream(streamCtx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
@@ -95,7 +95,10 @@ func (s *slot) attempt(ctx, calls context.Context) (served bool, err error) {
 		return false, err
 	}
 	first := &reversetunnel.ConnectResponse{}
-	if err := stream.RecvMsg(first); err != nil {
+	s.pool.park(s)
+	err = stream.RecvMsg(first)
+	s.pool.unpark(s)
+	if err != nil {
 		if errors.Is(err, io.EOF) {
 			return false, nil // retired
 		}
@@ -105,8 +108,8 @@ func (s *slot) attempt(ctx, calls context.Context) (served bool, err error) {
 	if info == nil {
 		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
 	}
-	if !release() && ctx.Err() != nil {
-		return false, ctx.Err()
+	if !release() && l.parked.Err() != nil {
+		return false, l.parked.Err()
 	}
 	meta := fromKeyValues(info.Meta)
 	waiting := noHint
@@ -115,9 +118,12 @@ func (s *slot) attempt(ctx, calls context.Context) (served bool, err error) {
 			waiting = n
 		}
 	}
-	s.pool.used(ctx, calls, waiting)
+	s.pool.used(l, waiting)
 	c := newCall(stream, cancel)
-	return true, c.serve(streamCtx, s.pool, info.MethodName, meta)
+	callCtx, end := context.WithCancelCause(streamCtx)
+	defer end(nil)
+	defer context.AfterFunc(l.calls, func() { end(context.Cause(l.calls)) })()
+	return true, c.serve(callCtx, s.pool, info.MethodName, meta)
 }
 
 // handle runs the handler; a panic costs the one call.

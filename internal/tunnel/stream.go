@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -40,6 +41,8 @@ type Tunnel struct {
 	handed   bool
 	parkedAt time.Time
 	waiting  int
+	// unwanted: the stream should end as soon as nobody holds it. left: it has ended.
+	unwanted, left bool
 
 	// retired is closed by the registry: end with OK.
 	retired chan struct{}
@@ -87,31 +90,41 @@ func (t *Tunnel) CloseSend() error {
 // agent is gone (Canceled), or it broke the protocol (InvalidArgument).
 func (t *Tunnel) Recv() (mem.BufferSlice, error) {
 	for {
-		raw := frame.Raw{}
-		if err := t.stream.RecvMsg(&raw); err != nil {
-			return nil, t.ended(err)
-		}
-		member, err := frame.Member(raw.Data, frame.ConnectError)
-		if err == nil {
-			err = t.follows(int(member))
-		}
+		member, raw, err := t.RecvFrame()
 		if err != nil {
-			raw.Data.Free()
-			return nil, t.broken(err)
+			return nil, err
 		}
 		switch member {
 		case frame.ConnectMessage:
-			payload, err := frame.Unwrap(raw.Data, frame.ConnectMessage)
+			payload, err := frame.Unwrap(raw, frame.ConnectMessage)
 			if err != nil {
 				return nil, t.broken(err)
 			}
 			return payload, nil
 		case frame.ConnectError:
-			return nil, t.callError(raw.Data)
+			return nil, t.callError(raw)
 		default: // header and trailer metadata has no reader
-			raw.Data.Free()
+			raw.Free()
 		}
 	}
+}
+
+// RecvFrame returns the agent's next frame as it came, for who passes it on: header, message, trailer or error, in an order
+// that was checked. The last one may be a trailer or an error. Errors are those of Recv.
+func (t *Tunnel) RecvFrame() (protowire.Number, mem.BufferSlice, error) {
+	raw := frame.Raw{}
+	if err := t.stream.RecvMsg(&raw); err != nil {
+		return 0, nil, t.ended(err)
+	}
+	member, err := frame.Member(raw.Data, frame.ConnectError)
+	if err == nil {
+		err = t.follows(int(member))
+	}
+	if err != nil {
+		raw.Data.Free()
+		return 0, nil, t.broken(err)
+	}
+	return member, raw.Data, nil
 }
 
 // follows checks the order descriptor, header, message*, trailer, [error]; or descriptor, error.

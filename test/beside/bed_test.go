@@ -14,6 +14,7 @@ import (
 
 	"gitlab.com/agentk/agentk/test/gitlab"
 	"gitlab.com/agentk/agentk/test/line"
+	"gitlab.com/agentk/agentk/test/redis"
 )
 
 const (
@@ -67,11 +68,11 @@ func start(t *testing.T, name string, o options) *bed {
 		ExtraKasYAML: fmt.Sprintf(`
 standalone:
 gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
-redis: {server: {address: "127.0.0.1:1"}}
+redis: {server: {address: %[5]q}}
 api: {listen: {network: unix, address: %[3]q, authentication_secret_file: %[2]q, listen_grace_period: 0.1s}}
-private_api: {listen: {authentication_secret_file: %[2]q}}
+private_api: {listen: {network: unix, address: %[6]q, authentication_secret_file: %[2]q}}
 agent: {%[4]s}
-`, b.gl.URL, b.gl.SecretFile, api, o.agent),
+`, b.gl.URL, b.gl.SecretFile, api, o.agent, redis.StartT(t, redis.Config{}).Address(), filepath.Join(b.gl.Dir, "private.sock")),
 	}
 	for i, twin := range o.twins {
 		cfg.Agents = append(cfg.Agents, line.Agent{ID: agentID + 1 + int64(i), Name: twin, Project: infra, Token: b.token.Value})

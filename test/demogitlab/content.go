@@ -84,7 +84,7 @@ const internPipeline = `deploy:
 const besideGitLab = `
 standalone: null
 gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
-redis: {server: {address: "127.0.0.1:6379"}}
+redis: {server: {address: %[5]q}}
 api: {listen: {network: unix, address: %[3]q, authentication_secret_file: %[2]q, listen_grace_period: 0.2s}}
 private_api: {listen: {network: unix, address: %[4]q, authentication_secret_file: %[2]q, listen_grace_period: 0.2s}}
 agent: {info_cache_ttl: 2s, info_cache_error_ttl: 1s}

@@ -17,6 +17,9 @@ func (s *story) cleanUp() {
 	if s.line != nil {
 		s.line.Stop()
 	}
+	if s.redis != nil {
+		s.redis.Close()
+	}
 	if s.gitlab != nil {
 		s.gitlab.Stop()
 	}

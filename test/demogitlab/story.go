@@ -13,6 +13,7 @@ import (
 	"gitlab.com/agentk/agentk/test/kube"
 	"gitlab.com/agentk/agentk/test/line"
 	"gitlab.com/agentk/agentk/test/narrator"
+	"gitlab.com/agentk/agentk/test/redis"
 )
 
 // stepLimit bounds every step after the build, which may take as long as it takes.
@@ -24,6 +25,7 @@ type story struct {
 	dir      string
 	cluster  *kube.ControlPlane
 	gitlab   *gitlab.GitLab
+	redis    *redis.Server
 	line     *line.Line
 	agent    gitlab.Agent
 	token    gitlab.Token
@@ -142,11 +144,18 @@ func (s *story) fill(ctx context.Context) error {
 
 func (s *story) startKas(ctx context.Context) error {
 	api := filepath.Join(s.dir, "api.sock")
-	var err error
+	dir := filepath.Join(s.dir, "redis")
+	err := os.Mkdir(dir, 0o700)
+	if err != nil {
+		return err
+	}
+	if s.redis, err = redis.Start(ctx, redis.Config{Dir: dir}); err != nil {
+		return err
+	}
 	s.line, err = line.Start(ctx, line.Config{
 		ControlPlane: s.cluster, Dir: filepath.Join(s.dir, "line"), Jobs: []line.Job{},
 		Agents:       []line.Agent{{ID: s.agent.ID, Name: agentName, Project: infra, Token: s.token.Value, Manual: true}},
-		ExtraKasYAML: fmt.Sprintf(besideGitLab, s.gitlab.URL, s.gitlab.SecretFile, api, filepath.Join(s.dir, "private.sock")),
+		ExtraKasYAML: fmt.Sprintf(besideGitLab, s.gitlab.URL, s.gitlab.SecretFile, api, filepath.Join(s.dir, "private.sock"), s.redis.Address()),
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,9 @@ import (
 // it is mandatory: gitlab.external_url may stand alone.
 func checkSections(f *kascfg.ConfigurationFile) []rules.Violation {
 	if f.Standalone != nil {
+		if f.Redis != nil && f.PrivateApi == nil {
+			return []rules.Violation{{Path: "private_api", Msg: "must be present when redis is: other kas reach the agents of this one there"}}
+		}
 		return nil
 	}
 	var found []rules.Violation
@@ -91,7 +94,7 @@ func findUnsupported(f *kascfg.ConfigurationFile) []rules.Violation {
 		{"observability.google_profiler", o.GetGoogleProfiler().GetEnabled(), later},
 		{"observability.sentry", o.GetSentry().GetDsn() != "", later},
 		{"observability.tracing", o.GetTracing() != nil, later},
-		{"redis", f.Redis != nil, "a shared store is not supported yet, and private_api has no listener; this kas must run single"},
+		{"private_api", f.Redis == nil && f.PrivateApi != nil, "has no effect without redis: this kas runs single"},
 		{"autoflow", f.Autoflow != nil, later},
 		{"workspaces", f.GetWorkspaces().GetEnabled(), later},
 		{"events_platform", f.EventsPlatform != nil, later},

@@ -119,9 +119,11 @@ func TestCheckEnvironment(t *testing.T) {
 	}{
 		{"no TLS", plain, nil, ""},
 		{"TLS without a name", secure, nil, host},
-		{"TLS", secure, map[string]string{envOwnHost: "kas.example.com"}, ""},
+		{"TLS", secure, map[string]string{EnvOwnHost: "kas.example.com"}, ""},
 		{"two sources", plain, map[string]string{envOwnURL: "grpc://a", envOwnCIDR: "10.0.0.0/8"}, "environment variables OWN_PRIVATE_API_URL and OWN_PRIVATE_API_CIDR must not both be set"},
 		{"no URL", plain, map[string]string{envOwnURL: "10.0.0.1"}, "environment variable OWN_PRIVATE_API_URL must be a URL such as grpc://10.0.0.1:8155"},
+		{"scheme", plain, map[string]string{envOwnScheme: "https"}, "environment variable OWN_PRIVATE_API_SCHEME must be grpc or grpcs"},
+		{"port", plain, map[string]string{envOwnPort: "65536"}, "environment variable OWN_PRIVATE_API_PORT must be a port, 1 to 65535"},
 		{"standalone", parse(t, "standalone: {repositories_dir: /r}"), map[string]string{envOwnURL: "x"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

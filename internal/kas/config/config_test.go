@@ -105,7 +105,6 @@ func TestParse_OmnibusDefault(t *testing.T) {
 	}
 	want := []string{
 		"agent.kubernetes_api.websocket_token_secret_file (line 12): is checked, but WebSocket tokens of browsers are not supported yet",
-		"redis (line 27): a shared store is not supported yet, and private_api has no listener; this kas must run single",
 	}
 	if diff := cmp.Diff(want, c.Unsupported); diff != "" {
 		t.Errorf("unsupported (-want +got)\n%s", diff)
@@ -132,7 +131,7 @@ func TestParse_OmnibusEverything(t *testing.T) {
 		path, _, _ := strings.Cut(u, " ")
 		sections = append(sections, path)
 	}
-	want := []string{"agent.gitops", "agent.kubernetes_api.websocket_token_secret_file", "observability.sentry", "redis", "workspaces"}
+	want := []string{"agent.gitops", "agent.kubernetes_api.websocket_token_secret_file", "observability.sentry", "workspaces"}
 	if diff := cmp.Diff(want, sections); diff != "" {
 		t.Errorf("unsupported (-want +got)\n%s", diff)
 	}

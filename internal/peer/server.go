@@ -1,0 +1,226 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"runtime/debug"
+	"time"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/jwtauth"
+	"gitlab.com/agentk/agentk/internal/tunnel"
+)
+
+const (
+	// The numbers of the transport are those of the agent listener, whose frames pass here.
+	minPingInterval   = 20 * time.Second
+	serverPingAfter   = 50 * time.Second
+	pingTimeout       = 20 * time.Second
+	ageShare          = 0.20
+	graceShare        = 0.65
+	maxMessage        = 4 << 20
+	bufferSize        = 32 << 10
+	streamWindow      = 1 << 20
+	connWindow        = 16 << 20
+	maxHeaderList     = 64 << 10
+	connectionTimeout = 10 * time.Second
+
+	defaultDrain = 10 * time.Second
+	stopTimeout  = 5 * time.Second
+)
+
+// ServerConfig configures a Server. All fields are required unless they say otherwise.
+type ServerConfig struct {
+	// Listener yields the connections. The Server closes it.
+	Listener net.Listener
+	// TLS is put around the listener; nil: the connections are used as they come.
+	TLS *tls.Config
+	// Keys hold the secret that the replicas share.
+	Keys jwtauth.Keys
+	// Registry holds the streams of the agents of this kas.
+	Registry *tunnel.Registry
+	// Methods are the agents' services that may be called, and their methods.
+	Methods map[string][]string
+	// MaxConnectionAge is the configured age, of which connections get fixed parts. 0: no limit.
+	MaxConnectionAge time.Duration
+	// DrainTimeout bounds waiting for running calls at the stop. 0 is 10 s, negative is none.
+	DrainTimeout time.Duration
+	Log          *zap.Logger
+	// Registerer gets the metrics; nil means none. The grpc_server metrics of another server in it are shared.
+	Registerer prometheus.Registerer
+}
+
+// Server is the private API.
+type Server struct {
+	cfg     ServerConfig
+	grpc    *grpc.Server
+	gateway *gateway
+	panics  prometheus.Counter
+}
+
+// NewServer builds the server; nothing is served before Run.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	switch {
+	case cfg.Listener == nil, cfg.Keys == nil, cfg.Registry == nil, len(cfg.Methods) == 0, cfg.Log == nil:
+		return nil, errors.New("peer: Listener, Keys, Registry, Methods and Log are required")
+	}
+	switch {
+	case cfg.DrainTimeout == 0:
+		cfg.DrainTimeout = defaultDrain
+	case cfg.DrainTimeout < 0:
+		cfg.DrainTimeout = 0
+	}
+	if cfg.TLS != nil {
+		t := cfg.TLS.Clone()
+		t.NextProtos = []string{"h2"}
+		cfg.Listener = tls.NewListener(cfg.Listener, t)
+	}
+	verifier, err := jwtauth.NewVerifier(jwtauth.Config{Keys: cfg.Keys, Audience: audience, Issuer: issuer})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, gateway: &gateway{registry: cfg.Registry}, panics: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "kas_private_api_panics_total",
+		Help: "Calls of other replicas that ended in a panic",
+	})}
+	metrics, err := s.register(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	guard := jwtauth.NewGuard(verifier, cfg.Log)
+	// Outside in: count, survive panics, authenticate.
+	s.grpc = grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
+		grpc.ForceServerCodecV2(frame.Codec{}),
+		grpc.WaitForHandlers(true),
+		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), s.survive, guard.StreamInterceptor),
+		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), guard.UnaryInterceptor),
+	)...)
+	for service, methods := range cfg.Methods {
+		desc := &grpc.ServiceDesc{ServiceName: service}
+		for _, method := range methods {
+			desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: method, Handler: s.gateway.serve, ClientStreams: true, ServerStreams: true})
+		}
+		s.grpc.RegisterService(desc, nil)
+	}
+	metrics.InitializeMetrics(s.grpc)
+	return s, nil
+}
+
+// register registers the metrics. Those of gRPC are shared by all servers of the process: their labels tell the services apart.
+func (s *Server) register(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
+	metrics := grpcprom.NewServerMetrics()
+	if registerer == nil {
+		return metrics, nil
+	}
+	if err := registerer.Register(s.panics); err != nil {
+		return nil, fmt.Errorf("register metrics of the private API: %w", err)
+	}
+	err := registerer.Register(metrics)
+	var known prometheus.AlreadyRegisteredError
+	if errors.As(err, &known) {
+		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
+			return shared, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of the private API: %w", err)
+	}
+	return metrics, nil
+}
+
+func transportOptions(age time.Duration) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge:      share(age, ageShare),
+			MaxConnectionAgeGrace: share(age, graceShare),
+			Time:                  serverPingAfter,
+			Timeout:               pingTimeout,
+		}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ReadBufferSize(bufferSize),
+		grpc.WriteBufferSize(bufferSize),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.ConnectionTimeout(connectionTimeout),
+	}
+}
+
+// share is a part of the maximum age; the library takes the largest duration for no limit.
+func share(age time.Duration, part float64) time.Duration {
+	if age <= 0 {
+		return math.MaxInt64
+	}
+	return max(time.Duration(part*float64(age)), 1)
+}
+
+// survive turns a panic into an error of one call.
+func (s *Server) survive(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panics.Inc()
+			s.cfg.Log.Error("RPC panicked", zap.String("grpc_method", info.FullMethod), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = status.Error(codes.Internal, "internal error in the other kas")
+		}
+	}()
+	return handler(srv, stream)
+}
+
+// Run serves until ctx ends. What the Registry's agents still answer then may do so for DrainTimeout; what is left is cut.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.gateway.pumps.Wait()
+	serving := make(chan error, 1)
+	go func() { serving <- s.grpc.Serve(s.cfg.Listener) }()
+	select {
+	case err := <-serving:
+		return fmt.Errorf("serve the private API: %w", err)
+	case <-ctx.Done():
+	}
+	s.stop()
+	if err := <-serving; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve the private API: %w", err)
+	}
+	return nil
+}
+
+// stop ends all calls. Handlers end with their streams, so that they need no bound of their own.
+func (s *Server) stop() {
+	graceful := make(chan struct{})
+	go func() {
+		defer close(graceful)
+		s.grpc.GracefulStop()
+	}()
+	if closedWithin(graceful, s.cfg.DrainTimeout) {
+		return
+	}
+	s.cfg.Log.Warn("Requests of other replicas did not finish in time, cutting them", zap.Duration("drain_timeout", s.cfg.DrainTimeout))
+	s.grpc.Stop()
+	if !closedWithin(graceful, stopTimeout) {
+		s.cfg.Log.Error("Requests of other replicas ignore that their connection is gone")
+	}
+}
+
+// closedWithin waits for a channel to close, at most for a while.
+func closedWithin(done <-chan struct{}, limit time.Duration) bool {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}

@@ -1,0 +1,143 @@
+package tunnel
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
+)
+
+const (
+	// leaveLimit bounds the leave-taking, leaveTries how often in a row it may bring nothing, leavePause what each time may take.
+	leaveLimit = 3 * time.Second
+	leaveTries = 5
+	leavePause = 100 * time.Millisecond
+	// lastWords is how long calls that were ended may take to say so.
+	lastWords = time.Second
+)
+
+// lives are how long the parts of a slot last.
+type lives struct {
+	// open: until then streams are opened. parked: until then a stream may be without a call.
+	open, parked context.Context
+	// calls: until then calls may run. streams: until then they may tell their end.
+	calls, streams context.Context
+}
+
+// Run keeps the pool until ctx ends. Then kas is asked to end the parked streams, and calls in flight may go on for DrainTimeout.
+// Run returns when the last stream is gone.
+func (p *Pool) Run(ctx context.Context) error {
+	base := context.WithoutCancel(ctx)
+	parked, endParked := context.WithCancelCause(base)
+	defer endParked(nil)
+	calls, endCalls := context.WithCancelCause(base)
+	defer endCalls(nil)
+	streams, endStreams := context.WithCancelCause(base)
+	defer endStreams(nil)
+
+	p.follow(lives{open: ctx, parked: parked, calls: calls, streams: streams})
+
+	timer := time.NewTimer(p.cfg.DrainTimeout)
+	defer timer.Stop()
+	p.leave(base)
+	endParked(context.Cause(ctx))
+	done := make(chan struct{})
+	go func() { p.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+	}
+	p.mu.Lock()
+	active := p.active
+	p.mu.Unlock()
+	p.cfg.Log.Info("Ending requests that are still running at shutdown", zap.Int("count", active))
+	endCalls(httpgrpc.ErrStopping)
+	select {
+	case <-done:
+		return nil
+	case <-time.After(lastWords):
+	}
+	endStreams(httpgrpc.ErrStopping)
+	<-done
+	return nil
+}
+
+// follow keeps enough streams parked on the newest connection until l.open ends; after it no slot is opened any more.
+func (p *Pool) follow(l lives) {
+	p.mu.Lock()
+	p.open(l, minIdle)
+	p.mu.Unlock()
+	first := true // before the first connection there is no older one
+	for {
+		select {
+		case <-p.cfg.Connected:
+			if !first {
+				p.mu.Lock()
+				p.old += p.parked
+				p.parked = 0
+				p.generation++
+				p.open(l, minIdle-(p.idle-p.old))
+				p.mu.Unlock()
+			}
+			first = false
+		case <-l.open.Done():
+			p.mu.Lock()
+			p.stopped = true
+			p.checkUnparked()
+			p.mu.Unlock()
+			return
+		}
+	}
+}
+
+// leave has kas end the parked streams, as far as kas can do that.
+func (p *Pool) leave(ctx context.Context) {
+	if p.cfg.Leave == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveLimit)
+	defer cancel()
+	least := p.idleNow()
+	for try := 0; try < leaveTries && least > 0; try++ {
+		if err := p.cfg.Leave(ctx); err != nil {
+			p.cfg.Log.Debug("Kas was not told that this agent stops", zap.Error(err))
+			return
+		}
+		select {
+		case <-p.unparked:
+		case <-ctx.Done():
+			return
+		case <-time.After(leavePause):
+		}
+		if left := p.idleNow(); left < least {
+			least, try = left, -1
+		}
+	}
+}
+
+func (p *Pool) idleNow() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle
+}
+
+// park counts a slot's stream as parked, unpark undoes that.
+func (p *Pool) park(s *slot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.generation = p.generation
+	p.parked++
+}
+
+func (p *Pool) unpark(s *slot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.generation == p.generation {
+		p.parked--
+	} else {
+		p.old--
+	}
+}
