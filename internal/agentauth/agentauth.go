@@ -73,10 +73,6 @@ type Authenticator struct {
 	local  *localLimiter
 	agents *resolver
 
-	// polls ends when long polls shall end because kas stops.
-	polls    context.Context
-	endPolls context.CancelFunc
-
 	// changed is the backend's channel as of New, so that no change is missed until Run begins.
 	changed <-chan struct{}
 	// generation counts the changes seen; recheck asks the loop to look at the live tokens again.
@@ -117,7 +113,6 @@ func New(cfg Config) (*Authenticator, error) {
 		live:    make(map[tokenKey]*liveToken),
 		lost:    make(map[int64]time.Time),
 	}
-	a.polls, a.endPolls = context.WithCancel(context.Background())
 	if cfg.Registerer != nil {
 		for _, c := range []prometheus.Collector{a.rateExceeded, a.panics} {
 			if err := cfg.Registerer.Register(c); err != nil {
@@ -183,6 +178,3 @@ func (a *Authenticator) Run(ctx context.Context) error {
 		a.awaitReturns(farewell)
 	}
 }
-
-// EndLongPolls ends every context of AgeLimit, now and later: kas is stopping.
-func (a *Authenticator) EndLongPolls() { a.endPolls() }

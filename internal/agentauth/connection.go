@@ -30,6 +30,7 @@ const (
 type connection struct {
 	credentials.CommonAuthInfo
 	start   time.Time
+	polls   *Polls
 	streams atomic.Int64
 
 	// mu guards the fields below.
@@ -42,10 +43,11 @@ type connection struct {
 // AuthType names this AuthInfo.
 func (*connection) AuthType() string { return "agent" }
 
-func newConnection() *connection {
+func newConnection(polls *Polls) *connection {
 	return &connection{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity},
 		start:          time.Now(),
+		polls:          polls,
 		counted:        make(map[tokenKey]*count),
 	}
 }
@@ -60,13 +62,14 @@ func connectionOf(ctx context.Context) *connection {
 	return c
 }
 
-// Credentials gives every connection its state. They secure nothing: TLS is done before.
-func Credentials() credentials.TransportCredentials { return stateful{} }
+// Credentials gives every connection its state, and its long polls to polls, which may be nil. They secure nothing: TLS is done
+// before.
+func Credentials(polls *Polls) credentials.TransportCredentials { return stateful{polls} }
 
-type stateful struct{}
+type stateful struct{ polls *Polls }
 
-func (stateful) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return conn, newConnection(), nil
+func (s stateful) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return conn, newConnection(s.polls), nil
 }
 
 func (stateful) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -77,7 +80,7 @@ func (stateful) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "insecure"}
 }
 
-func (stateful) Clone() credentials.TransportCredentials { return stateful{} }
+func (s stateful) Clone() credentials.TransportCredentials { return s }
 
 func (stateful) OverrideServerName(string) error { return nil }
 

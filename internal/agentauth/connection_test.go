@@ -15,7 +15,7 @@ import (
 
 func TestTap_BoundsStreamsPerConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection()}))
+		ctx, cancel := context.WithCancel(peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection(nil)}))
 		for range maxStreams {
 			if _, err := Tap(ctx, nil); err != nil {
 				t.Fatal(err)
@@ -39,8 +39,8 @@ func TestLogProtocolError_OncePerMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
 		log := zap.New(core)
-		one := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection()})
-		two := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection()})
+		one := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection(nil)})
+		two := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: newConnection(nil)})
 		for range 100 {
 			LogProtocolError(one, log, errBadBearer)
 		}

@@ -115,7 +115,7 @@ type handlers struct {
 // serve runs a gRPC server with a's interceptors and returns its address.
 func serve(t *testing.T, a *Authenticator, h handlers) string {
 	t.Helper()
-	server := grpc.NewServer(grpc.Creds(Credentials()), grpc.InTapHandle(Tap),
+	server := grpc.NewServer(grpc.Creds(Credentials(nil)), grpc.InTapHandle(Tap),
 		grpc.UnaryInterceptor(a.UnaryInterceptor), grpc.StreamInterceptor(a.StreamInterceptor))
 	desc := &grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil)}
 	if h.unary != nil {

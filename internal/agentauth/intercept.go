@@ -21,7 +21,7 @@ type rpc struct {
 	token    string
 	key      tokenKey
 	pollsEnd time.Time
-	late     bool // began after EndLongPolls
+	late     bool // began after Polls.End
 	// generation is that of the backend when the token was last resolved for this RPC.
 	generation atomic.Uint64
 	// agentID is what it was resolved to; 0: not yet.
@@ -90,7 +90,7 @@ func (a *Authenticator) begin(ctx context.Context) (context.Context, *rpc, error
 		connected = r.conn.start
 	}
 	r.pollsEnd = a.pollsEnd(connected, now)
-	if a.polls.Err() != nil {
+	if r.conn != nil && r.conn.polls.ended() {
 		r.late, r.pollsEnd = true, now.Add(latePoll)
 	}
 	return context.WithValue(ctx, rpcKey{}, r), r, nil

@@ -99,7 +99,7 @@ func TestLocalLimiter_Windows(t *testing.T) {
 }
 
 func TestCountOf_RefusalEndsAndTokensAreBounded(t *testing.T) {
-	c := newConnection()
+	c := newConnection(nil)
 	for i := range 2 * maxTokens {
 		verdict, mine := c.countOf(keyOf(fmt.Sprint(i)))
 		if !mine {

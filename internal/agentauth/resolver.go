@@ -12,6 +12,9 @@ import (
 const (
 	// lookupTimeout bounds one look-up: it serves every RPC of a token and so hangs on none of them.
 	lookupTimeout = 30 * time.Second
+	// maxLookups bounds the look-ups under way. After a restart thousands of agents come at once: they queue here, for as long as
+	// it takes, and not at the backend, whose calls are counted and where requests of users wait for their turn as well.
+	maxLookups = 100
 	// maxCached bounds the cache; refusals of made-up tokens fill it too.
 	maxCached = 50_000
 )
@@ -23,6 +26,8 @@ type resolver struct {
 	base context.Context
 	stop context.CancelFunc
 	busy sync.WaitGroup
+	// places holds a token for every look-up under way.
+	places chan struct{}
 
 	// mu guards the fields below. epoch counts forget calls: an answer that was asked for before one is not kept.
 	mu     sync.Mutex
@@ -39,14 +44,19 @@ type answer struct {
 	expires time.Time
 }
 
-// lookup is a question under way; answer may be read when done is closed.
+// lookup is a question in the queue or under way; answer may be read when done is closed.
 type lookup struct {
-	done chan struct{}
+	done   chan struct{}
+	cancel context.CancelFunc
 	answer
+
+	// Guarded by the resolver's mu: how many wait for the answer, and whether it was asked for.
+	waiting int
+	begun   bool
 }
 
 func newResolver(cfg Config) *resolver {
-	r := &resolver{cfg: cfg, cache: make(map[tokenKey]answer), flying: make(map[tokenKey]*lookup)}
+	r := &resolver{cfg: cfg, cache: make(map[tokenKey]answer), flying: make(map[tokenKey]*lookup), places: make(chan struct{}, maxLookups)}
 	r.base, r.stop = context.WithCancel(context.Background())
 	return r
 }
@@ -72,26 +82,64 @@ func (r *resolver) resolve(ctx context.Context, token string, key tokenKey, anew
 			r.mu.Unlock()
 			return backend.Agent{}, fault.New(fault.Unavailable, fault.Kas, "kas is shutting down")
 		}
-		question = &lookup{done: make(chan struct{})}
-		r.flying[key] = question
-		epoch := r.epoch
-		r.busy.Go(func() { r.ask(question, token, key, epoch) })
+		question = r.begin(token, key)
 	}
+	question.waiting++
 	r.mu.Unlock()
 	select {
 	case <-question.done:
 		return question.agent, question.err
 	case <-ctx.Done():
+		r.leave(question, key)
 		return backend.Agent{}, fault.Wrap(fault.KindOf(ctx.Err()), fault.Agent, ctx.Err(), "agent token look-up")
 	}
 }
 
-// ask asks the backend and keeps the answer if it may be kept.
-func (r *resolver) ask(question *lookup, token string, key tokenKey, epoch uint64) {
-	ctx, cancel := context.WithTimeout(r.base, lookupTimeout)
+// begin starts a look-up; r.mu is held.
+func (r *resolver) begin(token string, key tokenKey) *lookup {
+	ctx, cancel := context.WithCancel(r.base)
+	question := &lookup{done: make(chan struct{}), cancel: cancel}
+	r.flying[key] = question
+	r.busy.Go(func() {
+		defer cancel()
+		r.ask(ctx, question, token, key)
+	})
+	return question
+}
+
+// leave gives up waiting. A question that nobody waits for leaves the queue too; one that was asked is answered all the same.
+func (r *resolver) leave(question *lookup, key tokenKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	question.waiting--
+	if question.waiting > 0 || question.begun {
+		return
+	}
+	question.cancel()
+	if r.flying[key] == question {
+		delete(r.flying, key)
+	}
+}
+
+// ask waits for its turn, asks the backend and keeps the answer if it may be kept.
+func (r *resolver) ask(ctx context.Context, question *lookup, token string, key tokenKey) {
+	select {
+	case r.places <- struct{}{}:
+		defer func() { <-r.places }()
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
+	r.mu.Lock()
+	question.begun = true
+	epoch := r.epoch
+	r.mu.Unlock()
 	question.asked = time.Now()
-	question.agent, question.err = r.cfg.Backend.AgentByToken(ctx, token)
+	if ctx.Err() != nil {
+		question.err = fault.Wrap(fault.Unavailable, fault.Kas, ctx.Err(), "agent token look-up")
+	} else {
+		question.agent, question.err = r.cfg.Backend.AgentByToken(ctx, token)
+	}
 	now := time.Now()
 	ttl := r.cfg.CacheTTL
 	if question.err != nil {

@@ -66,6 +66,13 @@ func (a *Authenticator) Session(ctx context.Context) (context.Context, func()) {
 	}
 }
 
+// Live is how many tokens have sessions, which is about how many agents there are.
+func (a *Authenticator) Live() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.live)
+}
+
 func (a *Authenticator) requestRecheck() {
 	select {
 	case a.recheck <- struct{}{}:

@@ -232,16 +232,24 @@ func TestAgeLimit(t *testing.T) {
 	}
 }
 
-func TestAgeLimit_EndLongPolls(t *testing.T) {
+func TestAgeLimit_PollsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuth(t, newAgents(), func(cfg *Config) { cfg.MaxConnectionAge = time.Hour })
 		ctx, cancel := context.WithCancel(t.Context())
-		limited := AgeLimit(rpcContext(ctx, a, "good"))
-		gone := AgeLimit(rpcContext(ctx, a, "good"))
-		a.EndLongPolls()
+		polls := NewPolls()
+		on := func(polls *Polls) context.Context {
+			c := rpcContext(ctx, a, "good")
+			rpcOf(c).conn = newConnection(polls)
+			return AgeLimit(c)
+		}
+		limited, gone, other, free := on(polls), on(polls), on(NewPolls()), on(nil)
+		polls.End()
 		synctest.Wait()
 		if limited.Err() == nil || gone.Err() == nil || ctx.Err() != nil {
 			t.Errorf("limited %v, RPC %v", limited.Err(), ctx.Err())
+		}
+		if other.Err() != nil || free.Err() != nil {
+			t.Errorf("polls of other connections end: %v, %v", other.Err(), free.Err())
 		}
 		cancel()
 		if AgeLimit(t.Context()).Err() != nil {

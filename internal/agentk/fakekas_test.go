@@ -71,8 +71,9 @@ func (k *fakeKas) Register(context.Context, *agentregistrar.RegisterRequest) (*a
 	return &agentregistrar.RegisterResponse{}, nil
 }
 
-func (k *fakeKas) Unregister(context.Context, *agentregistrar.UnregisterRequest) (*agentregistrar.UnregisterResponse, error) {
+func (k *fakeKas) Unregister(_ context.Context, req *agentregistrar.UnregisterRequest) (*agentregistrar.UnregisterResponse, error) {
 	k.unregistered.Add(1)
+	k.registry.Leave(agentID, req.PodId)
 	return &agentregistrar.UnregisterResponse{}, nil
 }
 

@@ -45,15 +45,17 @@ type agent struct {
 	kas        *kasdial.Client
 	pod        *registraragent.Pod
 	registrar  *registraragent.Registrar
-	pool       *tunnel.Pool
-	config     *configagent.Loop
-	observe    *telemetry.Server
-	listener   net.Listener
+	// connected gets a value when there is a new connection to kas.
+	connected chan struct{}
+	pool      *tunnel.Pool
+	config    *configagent.Loop
+	observe   *telemetry.Server
+	listener  net.Listener
 }
 
 // Run runs the agent until ctx ends, and stops it in order. Errors name what could not be started or what failed.
 func Run(ctx context.Context, cfg Config, log *telemetry.Log) error {
-	a := &agent{cfg: cfg, log: log, registry: telemetry.NewRegistry(telemetry.Agentk)}
+	a := &agent{cfg: cfg, log: log, registry: telemetry.NewRegistry(telemetry.Agentk), connected: make(chan struct{}, 1)}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -112,8 +114,14 @@ func (a *agent) newKas(context.Context) error {
 		ServerName:         a.cfg.Kas.ServerName,
 		UserAgent:          version.Agentk(),
 		OnState:            a.link.changed,
-		Log:                log,
-		Registerer:         a.registry,
+		OnConnection: func() {
+			select {
+			case a.connected <- struct{}{}:
+			default:
+			}
+		},
+		Log:        log,
+		Registerer: a.registry,
 	})
 	return err
 }
@@ -155,6 +163,9 @@ func (a *agent) newTunnel(context.Context) error {
 		Extensions:   []string{httpgrpc.ExtEncodedPath},
 		MaxStreams:   a.cfg.MaxStreams,
 		Limit:        a.kas.StreamLimit,
+		Pod:          a.registrar.PodID(),
+		Leave:        a.registrar.Leave,
+		Connected:    a.connected,
 		DrainTimeout: a.cfg.GracePeriod,
 		Log:          a.log.With(zap.String(telemetry.ModName, "reverse_tunnel")),
 		Registerer:   a.registry,

@@ -3,10 +3,10 @@
 package agentserver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -43,8 +43,6 @@ const (
 	maxHeaderList = 64 << 10
 	// connectionTimeout bounds the HTTP/2 handshake.
 	connectionTimeout = 10 * time.Second
-	// stopTimeout bounds the end of a server whose handlers were cancelled.
-	stopTimeout = 5 * time.Second
 
 	defaultListenGrace = 5 * time.Second
 	defaultDrain       = 30 * time.Second
@@ -56,13 +54,16 @@ type Config struct {
 	Mux *wsconn.Mux
 	// Auth admits the RPCs. Its Run is the caller's.
 	Auth *agentauth.Authenticator
-	// Register registers the services.
+	// Register registers the services. It is called several times, for as many gRPC servers.
 	Register func(grpc.ServiceRegistrar)
 	// MaxConnectionAge is the configured age A, of which connections and RPCs get fixed parts. 0 means no limit.
 	MaxConnectionAge time.Duration
 	// ListenGracePeriod is how long new connections are still accepted after the stop signal, while load balancers notice.
 	// Default 5 s; negative means none.
 	ListenGracePeriod time.Duration
+	// Needed is closed when no request that needs an agent can arrive any more; agents are not asked to leave before. nil: at
+	// the end of the grace period.
+	Needed <-chan struct{}
 	// DrainTimeout bounds waiting for running RPCs after that. Default 30 s; negative means none.
 	DrainTimeout time.Duration
 	Log          *zap.Logger
@@ -71,8 +72,16 @@ type Config struct {
 
 // Server serves agents.
 type Server struct {
-	cfg  Config
-	grpc *grpc.Server
+	cfg    Config
+	groups []*group
+	// cutting is done when the first RPC is cut.
+	cutting sync.Once
+}
+
+// group is a part of the connections, which are asked to leave together.
+type group struct {
+	grpc  *grpc.Server
+	polls *agentauth.Polls
 }
 
 // New builds the server; nothing is served before Run.
@@ -86,23 +95,45 @@ func New(cfg Config) (*Server, error) {
 	cfg.ListenGracePeriod = orDefault(cfg.ListenGracePeriod, defaultListenGrace)
 	cfg.DrainTimeout = orDefault(cfg.DrainTimeout, defaultDrain)
 
+	metrics, err := serverMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg}
+	for range groups {
+		polls := agentauth.NewPolls()
+		server := grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
+			grpc.ForceServerCodecV2(frame.Codec{}),
+			grpc.Creds(agentauth.Credentials(polls)),
+			grpc.InTapHandle(agentauth.Tap),
+			// Outside in: count, then authenticate, validate, limit.
+			grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), cfg.Auth.UnaryInterceptor),
+			grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), cfg.Auth.StreamInterceptor),
+		)...)
+		cfg.Register(server)
+		s.groups = append(s.groups, &group{grpc: server, polls: polls})
+	}
+	metrics.InitializeMetrics(s.groups[0].grpc)
+	return s, nil
+}
+
+// serverMetrics are shared with the other gRPC servers of the process.
+func serverMetrics(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
 	metrics := grpcprom.NewServerMetrics()
-	if cfg.Registerer != nil {
-		if err := cfg.Registerer.Register(metrics); err != nil {
-			return nil, fmt.Errorf("register metrics of the agent server: %w", err)
+	if registerer == nil {
+		return metrics, nil
+	}
+	err := registerer.Register(metrics)
+	var known prometheus.AlreadyRegisteredError
+	if errors.As(err, &known) {
+		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
+			return shared, nil
 		}
 	}
-	server := grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
-		grpc.ForceServerCodecV2(frame.Codec{}),
-		grpc.Creds(agentauth.Credentials()),
-		grpc.InTapHandle(agentauth.Tap),
-		// Outside in: count, then authenticate, validate, limit.
-		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), cfg.Auth.UnaryInterceptor),
-		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), cfg.Auth.StreamInterceptor),
-	)...)
-	cfg.Register(server)
-	metrics.InitializeMetrics(server)
-	return &Server{cfg: cfg, grpc: server}, nil
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of the agent server: %w", err)
+	}
+	return metrics, nil
 }
 
 // transportOptions are the limits of the HTTP/2 transport. The number of streams is neither limited nor announced here, see
@@ -142,83 +173,4 @@ func orDefault(d, fallback time.Duration) time.Duration {
 		return 0
 	}
 	return d
-}
-
-// Run serves until ctx ends, and then stops in order: accept for the grace period, end long polls, refuse new RPCs and let
-// running ones finish, cut what is left. It returns when nothing of it runs any more.
-func (s *Server) Run(ctx context.Context) error {
-	// The listener outlives ctx by the grace period; closing it is what ends the Mux.
-	listener := s.cfg.Mux.GRPCListener()
-	accepting := make(chan error, 1)
-	serving := make(chan error, 1)
-	go func() { accepting <- s.cfg.Mux.Run(context.WithoutCancel(ctx)) }()
-	go func() { serving <- s.grpc.Serve(listener) }()
-
-	var acceptErr, serveErr error
-	accepted, served := false, false
-	select {
-	case <-ctx.Done():
-		s.cfg.Log.Info("Agent server is stopping", zap.Duration("listen_grace_period", s.cfg.ListenGracePeriod))
-		grace := time.NewTimer(s.cfg.ListenGracePeriod)
-		defer grace.Stop()
-		select {
-		case <-grace.C:
-		case acceptErr = <-accepting:
-			accepted = true
-		}
-	case acceptErr = <-accepting:
-		accepted = true
-	case serveErr = <-serving:
-		served = true
-	}
-	clean := s.stop()
-	_ = listener.Close() // Serve closes it too, unless it never began
-	if !accepted {
-		acceptErr = <-accepting
-	}
-	if !served && clean {
-		serveErr = <-serving
-	}
-	if errors.Is(serveErr, grpc.ErrServerStopped) {
-		serveErr = nil
-	}
-	return errors.Join(acceptErr, serveErr)
-}
-
-// stop ends all RPCs, politely at first: the GOAWAY goes out before long polls end, so that agents take their next poll
-// elsewhere. A handler that ignores its cancelled context is left behind after stopTimeout, with a log line, because nothing
-// else can be done about it; stop then says false.
-func (s *Server) stop() bool {
-	graceful := make(chan struct{})
-	go func() {
-		defer close(graceful)
-		s.grpc.GracefulStop()
-	}()
-	s.cfg.Auth.EndLongPolls()
-	if closedWithin(graceful, s.cfg.DrainTimeout) {
-		return true
-	}
-	s.cfg.Log.Warn("Agent RPCs did not finish in time, cutting them", zap.Duration("drain_timeout", s.cfg.DrainTimeout))
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		s.grpc.Stop()
-	}()
-	if !closedWithin(stopped, stopTimeout) || !closedWithin(graceful, stopTimeout) {
-		s.cfg.Log.Error("Agent RPC handlers ignore that their connection is gone")
-		return false
-	}
-	return true
-}
-
-// closedWithin waits for a channel to close, at most for a while.
-func closedWithin(done <-chan struct{}, limit time.Duration) bool {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
-	}
 }

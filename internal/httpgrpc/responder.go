@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"gitlab.com/agentk/agentk/internal/fault"
 )
 
 const (
@@ -33,6 +35,10 @@ type ResponderConfig struct {
 	// MaxHeaderBytes bounds the serialized request header. Zero means 1 MiB.
 	MaxHeaderBytes int
 }
+
+// ErrStopping is the cause of the end of a context of Serve because the agent stops. Watches then end in order, as at an API
+// server that stops, and their clients take them up again elsewhere; any other request ends with this error.
+var ErrStopping = fault.New(fault.Unavailable, fault.Agent, "agent is shutting down")
 
 // Responder is the side of a call that performs the HTTP request. It is full duplex: the answer may begin before the request
 // body has ended, and it is passed on even when the body is never read to its end.
@@ -70,6 +76,8 @@ type served struct {
 	frames requestFrames
 	// body is nil when the request has none.
 	body *requestBody
+	// watch: the request asks for events until somebody ends it.
+	watch bool
 }
 
 func (x *served) serve(cfg ResponderConfig) error {
@@ -81,6 +89,7 @@ func (x *served) serve(cfg ResponderConfig) error {
 	if err != nil {
 		return err
 	}
+	x.watch = Watches(req)
 	x.frames.upgrade = len(UpgradeOf(req.Header)) > 0
 	if err := x.attachBody(req, header); err != nil {
 		return err

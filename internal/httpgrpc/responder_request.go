@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -16,6 +17,12 @@ import (
 	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
+
+// Watches says whether a request asks for events until somebody ends it.
+func Watches(r *http.Request) bool {
+	watch, err := strconv.ParseBool(r.URL.Query().Get("watch"))
+	return r.Method == http.MethodGet && err == nil && watch
+}
 
 // requestFrames reads HttpRequest frames and holds them to their order: header, data*, trailer, then the half-close or, for an
 // upgrade, upgradeData*. A breach of the order is a status InvalidArgument or Internal.

@@ -1,6 +1,7 @@
 package httpgrpc
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -49,7 +50,7 @@ func (x *served) respond(resp *http.Response) error {
 	if resp.ContentLength > idleChunk {
 		chunk = maxChunk
 	}
-	if err := x.copy(resp.Body, frame.HTTPData, chunk); err != nil {
+	if err := x.copy(resp.Body, frame.HTTPData, chunk); err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
 		return atStep("read HTTP response body", err)
 	}
 	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {

@@ -49,6 +49,12 @@ func (f performerFunc) RoundTrip(req *http.Request, extra *anypb.Any) (*http.Res
 // startCall serves one call. The stream ends, as a real one would, after Serve has returned.
 func startCall(t *testing.T, p performerFunc) *fakeCall {
 	t.Helper()
+	return startCallWith(t, context.Background(), p)
+}
+
+// startCallWith is startCall with a context that may end while the stream goes on.
+func startCallWith(t *testing.T, serving context.Context, p performerFunc) *fakeCall {
+	t.Helper()
 	r, err := NewResponder(ResponderConfig{Performer: p, MaxHeaderBytes: 4096})
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +65,10 @@ func startCall(t *testing.T, p performerFunc) *fakeCall {
 		eof: make(chan struct{}), result: make(chan error, 1),
 	}
 	go func() {
-		err := r.Serve(ctx, c)
+		both, end := context.WithCancelCause(ctx)
+		defer end(nil)
+		defer context.AfterFunc(serving, func() { end(context.Cause(serving)) })()
+		err := r.Serve(both, c)
 		close(c.out)
 		c.result <- err
 		abort()

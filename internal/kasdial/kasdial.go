@@ -3,7 +3,8 @@
 //
 // gRPC's own reconnect policy is used from the second failure on: 1 s, growing by 1.6 to 20 s, with jitter. It reconnects at
 // once when a connection is lost; the dialer puts a random 20 to 250 ms before that, which is soon enough for users and spreads
-// the agents of a kas that restarts.
+// the agents of a kas that dies. The agents of a kas that stops in order are spread by that kas: it asks them one after the other
+// for a new connection, by GOAWAY, and serves them on the old one meanwhile.
 package kasdial
 
 import (
@@ -70,6 +71,9 @@ type Config struct {
 	ServerName string
 	// UserAgent is the product token of the agent.
 	UserAgent string
+	// OnConnection is told of every new connection whose peer speaks HTTP/2. The one before it may live on for what runs on it.
+	// It must not block. It may be nil.
+	OnConnection func()
 	// OnState is told every change of the connection, one at a time. It must not block. It may be nil.
 	OnState    func(Event)
 	Log        *zap.Logger

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -167,11 +168,23 @@ func TestClient_Reconnects(t *testing.T) {
 	}
 }
 
-// A new connection that kas asks for is no news.
+// A new connection that kas asks for is no news, and what runs on the old one goes on.
 func TestClient_PlannedChange(t *testing.T) {
 	core, logs := observer.New(zap.DebugLevel)
-	k := startKas(t, "", nil, keepalive.ServerParameters{MaxConnectionAge: 500 * time.Millisecond, MaxConnectionAgeGrace: 5 * time.Second})
-	_, told := connect(t, "ws://"+k.addr, func(cfg *Config) { cfg.Log = zap.New(core) })
+	k := startKas(t, "", nil, keepalive.ServerParameters{MaxConnectionAge: 500 * time.Millisecond, MaxConnectionAgeGrace: time.Minute})
+	var connections atomic.Int32
+	c, told := connect(t, "ws://"+k.addr, func(cfg *Config) {
+		cfg.Log = zap.New(core)
+		cfg.OnConnection = func() { connections.Add(1) }
+	})
+	running, err := c.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.Kas/Hang", grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a second connection", func() bool { return connections.Load() >= 2 })
+	if err := running.Context().Err(); err != nil {
+		t.Errorf("what ran on the first one: %v", err)
+	}
 	eventually(t, "two changes", func() bool {
 		return told.count(func(e Event) bool { return e.Change == Disconnected && e.Planned }) >= 2
 	})

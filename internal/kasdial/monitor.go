@@ -166,6 +166,9 @@ func (m *monitor) established(c *watchedConn) {
 	defer m.mu.Unlock()
 	m.failures = 0
 	m.current = c
+	if m.cfg.OnConnection != nil {
+		m.cfg.OnConnection()
+	}
 }
 
 // follow turns the channel's states into events and keeps the channel connected.

@@ -19,7 +19,7 @@ import (
 
 const (
 	// flushTimeout bounds the last report at shutdown.
-	flushTimeout = 5 * time.Second
+	flushTimeout = 3 * time.Second
 	// sendTimeout bounds any other.
 	sendTimeout = 30 * time.Second
 	// defaultMaxItems bounds each set of ids and each kind of events. A registration may have 1 KiB of text.

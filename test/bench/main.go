@@ -69,6 +69,19 @@ func run(ctx context.Context) error {
 		r.Quick = e.quick
 		rows = append(rows, r)
 	}
+	several, err := replicaRows(ctx, e.each, progress)
+	if err != nil {
+		return err
+	}
+	for i := range several {
+		several[i].Quick = e.quick
+	}
+	rows = append(rows, several...)
+	storm, err := stormRow(ctx, e, progress)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, storm)
 	progress("machine: " + load())
 	if err := writeTable(os.Stdout, rows); err != nil {
 		return err

@@ -67,7 +67,8 @@ type Config struct {
 	PollPeriod time.Duration
 	// MaxFileSize is the largest configuration file, in bytes.
 	MaxFileSize int64
-	// OnConfiguration is told every file that is sent, once per stream; nil means nobody. Its context ends after HookTimeout.
+	// OnConfiguration is told every file that is sent, once per stream; nil means nobody. Its context ends after HookTimeout, and
+	// soon after the stream has.
 	OnConfiguration func(ctx context.Context, agent backend.Agent, file *agentcfg.ConfigurationFile)
 	Log             *zap.Logger
 	// Registerer gets the metrics; nil means none.

@@ -29,6 +29,8 @@ const (
 	settle = 200 * time.Millisecond
 	// checkTimeout bounds one look at the repository; the ports have shorter deadlines of their own.
 	checkTimeout = 2 * time.Minute
+	// farewell is how long calls of OnConfiguration may go on after the stream: kas cannot stop before them.
+	farewell = 3 * time.Second
 	// maxStatus bounds the text of a status, which travels in a header.
 	maxStatus = 4000
 )
@@ -56,9 +58,11 @@ type session struct {
 	path  string
 	wake  <-chan struct{}
 	leave func()
-	// hook is closed when the latest call of OnConfiguration has returned.
-	hook   chan struct{}
-	legacy *registration
+	// hook is closed when the latest call of OnConfiguration has returned; hooks is what those calls live in.
+	hook     chan struct{}
+	hooks    context.Context //nolint:containedctx // it outlives the stream's by farewell
+	endHooks context.CancelFunc
+	legacy   *registration
 }
 
 func newSession(
@@ -66,7 +70,10 @@ func newSession(
 	req *agentconfiguration.ConfigurationRequest,
 	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse],
 ) *session {
+	// The agent may leave at once: what it was sent is reported all the same.
+	hooks, endHooks := context.WithCancel(context.WithoutCancel(stream.Context()))
 	return &session{
+		hooks: hooks, endHooks: endHooks,
 		s:      s,
 		req:    req,
 		stream: stream,
@@ -190,14 +197,12 @@ func (x *session) tell(agent backend.Agent, file *agentcfg.ConfigurationFile) {
 	}
 	before, done := x.hook, make(chan struct{})
 	x.hook = done
-	// The agent may leave at once: what it was sent is reported all the same.
-	ctx := context.WithoutCancel(x.stream.Context())
 	go func() {
 		defer close(done)
 		if before != nil {
 			<-before
 		}
-		ctx, cancel := context.WithTimeout(ctx, HookTimeout)
+		ctx, cancel := context.WithTimeout(x.hooks, HookTimeout)
 		defer cancel()
 		x.s.cfg.OnConfiguration(ctx, agent, file)
 	}()
@@ -278,8 +283,11 @@ func (x *session) end() {
 	x.leave()
 	x.legacy.remove(x.stream.Context(), x.log)
 	if x.hook != nil {
+		limit := time.AfterFunc(farewell, x.endHooks)
+		defer limit.Stop()
 		<-x.hook
 	}
+	x.endHooks()
 }
 
 // transient says that a token may be resolved later, though not now.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -50,6 +51,11 @@ type Registrar struct {
 	cfg Config
 	// podID stands for this process: random, positive, the same as long as it lives.
 	podID int64
+
+	// mu is held during calls, so that they reach kas in order. It guards left: this pod is about to stop.
+	mu   sync.Mutex
+	left bool
+	last *entity.AgentMeta // what was told last; guarded by mu too
 }
 
 // New returns a Registrar.
@@ -60,7 +66,21 @@ func New(cfg Config) (*Registrar, error) {
 	return &Registrar{cfg: cfg, podID: 1 + rand.Int64N(1<<63-1)}, nil
 }
 
-// Run registers until ctx ends, then unregisters and returns nil.
+// PodID is the id that this pod registers by.
+func (r *Registrar) PodID() int64 { return r.podID }
+
+// Leave tells kas that this pod is about to stop, and registers it no more. A kas of ours then sends it no further request.
+func (r *Registrar) Leave(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = true
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	_, err := r.cfg.Client.Unregister(ctx, &agentregistrar.UnregisterRequest{AgentMeta: r.last, PodId: r.podID})
+	return err
+}
+
+// Run registers until ctx ends, then unregisters, unless Leave has, and returns nil.
 func (r *Registrar) Run(ctx context.Context) error {
 	retry := backoff.New(retryPolicy)
 	registered := false
@@ -92,6 +112,12 @@ func (r *Registrar) meta(ctx context.Context) *entity.AgentMeta {
 
 // register does not wait for a connection: Reconnected tells when there is one.
 func (r *Registrar) register(ctx context.Context, meta *entity.AgentMeta) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left {
+		return nil
+	}
+	r.last = meta
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	select {
@@ -114,6 +140,11 @@ func (r *Registrar) wait(ctx context.Context, pause time.Duration) {
 
 // unregister runs after ctx has ended.
 func (r *Registrar) unregister(ctx context.Context, meta *entity.AgentMeta) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer cancel()
 	_, err := r.cfg.Client.Unregister(ctx, &agentregistrar.UnregisterRequest{AgentMeta: meta, PodId: r.podID})

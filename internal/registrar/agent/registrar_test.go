@@ -69,6 +69,36 @@ func (k *kas) Unregister(ctx context.Context, req *agentregistrar.UnregisterRequ
 
 func meta(context.Context) *entity.AgentMeta { return &entity.AgentMeta{Version: "v1"} }
 
+// A pod that has said that it leaves neither registers again nor says so once more.
+func TestRegistrar_Leaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKas()
+		r, err := New(Config{Client: k, Meta: meta, Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if err := r.Leave(ctx); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]time.Duration{time.Minute}, k.left); diff != "" || len(k.registered) != 1 || !k.podIDs[r.PodID()] || len(k.podIDs) != 1 {
+			t.Errorf("left %s, registered %v, pods %v", diff, k.registered, k.podIDs)
+		}
+		k.unregister = errors.New("down")
+		if err := r.Leave(t.Context()); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
 // run runs a Registrar for some time of the test's clock and returns how long Run took to return after its end.
 func run(t *testing.T, cfg Config, d time.Duration) time.Duration {
 	t.Helper()

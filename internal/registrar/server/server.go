@@ -40,6 +40,8 @@ type Registry interface {
 type Config struct {
 	Auth     Authenticator
 	Registry Registry
+	// Leave is told which pod of which agent is about to stop, so that no request is sent to it any more; nil means nobody.
+	Leave func(agentID, podID int64)
 	// TTL is how long a registration lasts. Anything under seven minutes is taken as seven: agents register every five, and
 	// entries must not come and go meanwhile.
 	TTL time.Duration
@@ -92,11 +94,14 @@ func (s *Server) Register(ctx context.Context, req *agentregistrar.RegisterReque
 	return &agentregistrar.RegisterResponse{}, nil
 }
 
-// Unregister implements the service.
+// Unregister implements the service. It is the first thing that a stopping pod does, with requests still running.
 func (s *Server) Unregister(ctx context.Context, req *agentregistrar.UnregisterRequest) (*agentregistrar.UnregisterResponse, error) {
 	agent, err := s.cfg.Auth.Agent(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if s.cfg.Leave != nil {
+		s.cfg.Leave(agent.ID, req.PodId)
 	}
 	err = s.cfg.Registry.UnregisterAgent(ctx, agent.ID, req.PodId)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +70,7 @@ func (r *registry) AllAgents(ctx context.Context) ([]*agenttracker.ConnectedAgen
 
 // fixture is a Server behind a real gRPC connection.
 type fixture struct {
+	left     atomic.Int64 // the pod that left last
 	auth     *auth
 	registry *registry
 	metrics  *prometheus.Registry
@@ -82,7 +84,10 @@ func newFixture(t *testing.T) *fixture {
 		registry: &registry{Memory: store.NewMemory(store.MemoryConfig{})},
 		metrics:  prometheus.NewPedanticRegistry(),
 	}
-	s, err := New(Config{Auth: f.auth, Registry: f.registry, TTL: time.Minute, Log: zap.NewNop(), Registerer: f.metrics})
+	s, err := New(Config{
+		Auth: f.auth, Registry: f.registry, TTL: time.Minute, Log: zap.NewNop(), Registerer: f.metrics,
+		Leave: func(agentID, podID int64) { f.left.Store(1000*agentID + podID) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +162,9 @@ func TestUnregister_IsForgotten(t *testing.T) {
 	if err != nil || len(got) != 1 || got[0].ConnectionId != 43 {
 		t.Errorf("left: %v %v", got, err)
 	}
+	if left := f.left.Load(); left != 7042 {
+		t.Errorf("pod %d left, want 42 of agent 7", left)
+	}
 }
 
 func TestRegister_Refused(t *testing.T) {
@@ -209,6 +217,10 @@ func TestUnregister_Refused(t *testing.T) {
 	if status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v", err)
 	}
+	if f.left.Load() != 7001 {
+		t.Error("the pod gets requests while the store is down")
+	}
+	f.left.Store(0)
 	f.auth.err = fault.New(fault.PermissionDenied, fault.GitLab, "forbidden")
 	_, err = f.client.Unregister(t.Context(), &agentregistrar.UnregisterRequest{PodId: 1})
 	if status.Code(err) != codes.PermissionDenied {
