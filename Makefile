@@ -1,7 +1,7 @@
 # Everything a developer or CI does here. What is missing (Kubernetes, tools, Debian packages as root) is built or installed on the way.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e demo demo-gitlab bench fuzz lint gen testbed gcc
+.PHONY: help build test e2e chaos demo demo-gitlab bench fuzz lint gen testbed gcc
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentk
 TOOLS := $(CACHE)/tools
@@ -27,6 +27,9 @@ e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, 
 	go run ./test/kube/build node
 	go test -tags e2e -count=1 -p 1 -timeout 40m ./test/kube ./test/e2e/...
 
+chaos: testbed ## a fleet of kas, agentk and Redis, broken in every way on the list (up to 20 minutes); SOAK=1 half an hour more
+	go test -tags chaos -count=1 -parallel 8 -timeout $(if $(SOAK),60m,25m) ./test/chaos
+
 demo: ## the whole line once, narrated; KEEP=1 leaves it running to try by hand
 	go run ./test/demo
 
@@ -45,8 +48,8 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 
 lint: $(GOFUMPT) $(STATICCHECK) ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(GOFUMPT) -l .); test -z "$$unformatted" || { echo "not formatted as gofumpt does:"; echo "$$unformatted"; exit 1; }
-	go vet -tags e2e ./...
-	$(STATICCHECK) -tags e2e ./...
+	go vet -tags e2e,chaos ./...
+	$(STATICCHECK) -tags e2e,chaos ./...
 
 gen: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## the Go code of api/*.proto
 	go run ./api/gen $(dir $(PROTOC_GEN_GO))

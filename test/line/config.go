@@ -32,6 +32,10 @@ type Config struct {
 	Jobs     []Job
 	// ExtraKasYAML is merged over the kas configuration file, key by key; lists are replaced.
 	ExtraKasYAML string
+	// Replicas says what is special about each kas; empty: there is one, and nothing.
+	Replicas []ReplicaConfig
+	// ProxyFront is host:port at which jobs reach the Kubernetes proxy, when something stands in front of it. Empty: nothing does.
+	ProxyFront string
 	// Host is the address kas listens on, by default 127.0.0.1. Hosts are further names for its certificates.
 	Host  string
 	Hosts []string
@@ -76,6 +80,9 @@ type Agent struct {
 	// Config is the first content of its configuration file; empty: there is none. See PushConfig.
 	Config string
 	Power  Power
+	// PodOf names another agent of this line, before this one: then this is one more process of that agent. It takes ID, Project, Token and
+	// Power from there, and the cluster sees the same account.
+	PodOf string
 	// ClusterRole is bound to the agent's own account besides, for example cluster-admin; empty: none.
 	ClusterRole string
 	// Token is by default a random one. Revoked: kas does not know it.
@@ -84,6 +91,8 @@ type Agent struct {
 	// KasAddress is by default that of kas itself. Args and Env are added to the agent's flags and environment.
 	KasAddress string
 	Args, Env  []string
+	// Wrap is a command that runs agentk, with the program and its arguments after its own; it has to end in an exec. Empty: none.
+	Wrap []string
 	// Manual: Start does not start it, StartAgent does.
 	Manual bool
 }
@@ -128,6 +137,9 @@ func (c *Config) complete() error {
 	if c.Host == "" {
 		c.Host = "127.0.0.1"
 	}
+	if len(c.Replicas) == 0 {
+		c.Replicas = make([]ReplicaConfig, 1)
+	}
 	c.Projects, c.Agents, c.Jobs = slices.Clone(c.Projects), slices.Clone(c.Agents), slices.Clone(c.Jobs)
 	if c.Agents == nil {
 		c.Agents = []Agent{{ID: 7, Name: "demo", Project: "acme/infra", Config: CIAccess("{ci_job: {}}", "acme/shop")}}
@@ -139,14 +151,38 @@ func (c *Config) complete() error {
 		}}
 	}
 	for i := range c.Agents {
-		if c.Agents[i].Token == "" {
-			c.Agents[i].Token = "glagent-" + rand.Text()
+		if err := c.completeAgent(i); err != nil {
+			return err
 		}
 	}
 	for i := range c.Jobs {
 		c.Jobs[i].complete()
 	}
 	c.addProjects()
+	return nil
+}
+
+// owner is the agent whose token and account this process has.
+func (a *Agent) owner() string {
+	if a.PodOf != "" {
+		return a.PodOf
+	}
+	return a.Name
+}
+
+func (c *Config) completeAgent(i int) error {
+	a := &c.Agents[i]
+	if a.Token == "" {
+		a.Token = "glagent-" + rand.Text()
+	}
+	if a.PodOf == "" {
+		return nil
+	}
+	of := slices.IndexFunc(c.Agents[:i], func(other Agent) bool { return other.Name == a.PodOf })
+	if of < 0 {
+		return fmt.Errorf("line: agent %s is a pod of %s, which is not there", a.Name, a.PodOf)
+	}
+	a.ID, a.Project, a.Token, a.Power = c.Agents[of].ID, c.Agents[of].Project, c.Agents[of].Token, c.Agents[of].Power
 	return nil
 }
 

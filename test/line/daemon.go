@@ -2,11 +2,11 @@ package line
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -15,44 +15,27 @@ import (
 // askLimit bounds one question to a daemon's observability server.
 const askLimit = 5 * time.Second
 
-// StartKas starts kas and waits until it is ready. It may be called again after StopKas or KillKas; addresses stay the same.
+// StartKas starts the first kas, see Replica.Start.
 func (l *Line) StartKas(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	l.mu.Lock()
-	running := l.kas != nil && !l.kas.ended()
-	l.mu.Unlock()
-	if running {
-		return errors.New("line: kas runs already")
-	}
-	home, err := l.home("kas")
+	r, err := l.first()
 	if err != nil {
 		return err
 	}
-	p, err := spawn("kas", l.logPath("kas"), l.Dir, plainEnvironment(home), l.cfg.Binaries.Kas, "--configuration-file", l.KasFile)
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	l.kas = p
-	l.mu.Unlock()
-	return p.wait(ctx, "readiness", func(ctx context.Context) error { return ready(ctx, l.path("kas.sock")) })
+	return r.Start(ctx)
 }
 
-// StopKas sends SIGTERM and waits for the end, KillKas sends SIGKILL.
+// StopKas sends SIGTERM to the first kas and waits for the end, KillKas sends SIGKILL.
 func (l *Line) StopKas(ctx context.Context) (Exit, error) { return l.signalKas(ctx, syscall.SIGTERM) }
 
-// KillKas ends kas without warning.
+// KillKas ends the first kas without warning.
 func (l *Line) KillKas(ctx context.Context) (Exit, error) { return l.signalKas(ctx, syscall.SIGKILL) }
 
 func (l *Line) signalKas(ctx context.Context, signal syscall.Signal) (Exit, error) {
-	l.mu.Lock()
-	p := l.kas
-	l.mu.Unlock()
-	if p == nil {
-		return Exit{}, fmt.Errorf("kas: %w", errNotRunning)
+	r, err := l.first()
+	if err != nil {
+		return Exit{}, err
 	}
-	return p.signal(ctx, signal)
+	return r.signal(ctx, signal)
 }
 
 // StartAgent starts an agent and waits until it is ready, which it is when it is connected to kas.
@@ -84,8 +67,13 @@ func (l *Line) SpawnAgent(name string) error {
 	if err != nil {
 		return err
 	}
-	env := append(plainEnvironment(home), "POD_NAMESPACE="+namespaceOf(name), "POD_NAME=gitlab-agent-0")
-	p, err := spawn("agentk "+name, l.logPath("agentk-"+name), l.Dir, append(env, a.Env...), l.cfg.Binaries.Agentk, l.agentArgs(a)...)
+	pod := "gitlab-agent-0"
+	if a.PodOf != "" {
+		pod = "gitlab-agent-" + name
+	}
+	env := append(plainEnvironment(home), "POD_NAMESPACE="+namespaceOf(a.owner()), "POD_NAME="+pod)
+	command := slices.Concat(a.Wrap, []string{l.cfg.Binaries.Agentk}, l.agentArgs(a))
+	p, err := spawn("agentk "+name, l.logPath("agentk-"+name), l.Dir, append(env, a.Env...), command[0], command[1:]...)
 	if err != nil {
 		return err
 	}
@@ -113,7 +101,7 @@ func (l *Line) agentArgs(a Agent) []string {
 		args = append(args, "--kas-ca-cert-file", l.Authority.File)
 	}
 	if a.Power == TokenOnly {
-		args = append(args, "--impersonation-service-account", namespaceOf(a.Name)+"/"+impersonator)
+		args = append(args, "--impersonation-service-account", namespaceOf(a.owner())+"/"+impersonator)
 	}
 	return append(args, a.Args...)
 }
@@ -182,14 +170,13 @@ func (l *Line) agentProcess(name string) (*process, error) {
 	return p, nil
 }
 
-// KasPID is the process id of kas, 0 if it was never started.
+// KasPID is the process id of the first kas, 0 if it was never started.
 func (l *Line) KasPID() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.kas == nil {
+	r, err := l.first()
+	if err != nil {
 		return 0
 	}
-	return l.kas.cmd.Process.Pid
+	return r.PID()
 }
 
 // AgentPID is the process id of an agent, 0 if it was never started.
@@ -199,6 +186,12 @@ func (l *Line) AgentPID(name string) int {
 		return 0
 	}
 	return p.cmd.Process.Pid
+}
+
+// AgentRuns says whether an agent's process runs.
+func (l *Line) AgentRuns(name string) bool {
+	p, err := l.agentProcess(name)
+	return err == nil && !p.ended()
 }
 
 // home is a folder of its own for everybody: what one leaves there, nobody else finds.

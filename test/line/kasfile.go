@@ -3,8 +3,8 @@ package line
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
@@ -16,35 +16,48 @@ type object = map[string]any
 // prefix is below which path the Kubernetes proxy answers, as Omnibus has it.
 const prefix = "/k8s-proxy/"
 
-// writeKasFile writes the configuration file of kas. It replaces the file in one step, as kas reads it again on every change.
-func (l *Line) writeKasFile() error {
+// writeKasFiles writes the configuration file of every kas.
+func (l *Line) writeKasFiles() error {
+	for _, r := range l.Replicas {
+		if err := l.writeKasFile(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeKasFile replaces the file in one step, as kas reads it again on every change.
+func (l *Line) writeKasFile(r *Replica) error {
+	proxy := l.listenSection(r.ProxyAddress, !l.cfg.PlainProxy, object{"shutdown_grace_period": "2s"})
 	file := object{
 		"agent": object{
-			"listen":         l.listenSection(l.agentPort, l.cfg.Scheme == WSS || l.cfg.Scheme == GRPCS, object{"websocket": true}),
-			"kubernetes_api": object{"listen": l.listenSection(l.proxyPort, !l.cfg.PlainProxy, object{"shutdown_grace_period": "2s"}), "url_path_prefix": prefix},
+			"listen":         l.listenSection(r.AgentAddress, l.cfg.Scheme == WSS || l.cfg.Scheme == GRPCS, object{"websocket": true}),
+			"kubernetes_api": object{"listen": proxy, "url_path_prefix": prefix},
 		},
-		"observability": object{"listen": object{"network": "unix", "address": l.path("kas.sock")}},
+		"observability": object{"listen": object{"network": "unix", "address": r.socket()}},
 		"standalone":    l.standaloneSection(),
 	}
-	var extra object
-	if err := yaml.Unmarshal([]byte(l.cfg.ExtraKasYAML), &extra); err != nil {
-		return fmt.Errorf("ExtraKasYAML: %w", err)
+	for _, text := range []string{l.cfg.ExtraKasYAML, r.cfg.ExtraYAML} {
+		var extra object
+		if err := yaml.Unmarshal([]byte(text), &extra); err != nil {
+			return fmt.Errorf("extra configuration of %s: %w", r.Name, err)
+		}
+		merge(file, extra)
 	}
-	merge(file, extra)
 	content, err := yaml.Marshal(file)
 	if err != nil {
 		return err
 	}
-	fresh := l.KasFile + ".new"
+	fresh := r.File + ".new"
 	if err := os.WriteFile(fresh, content, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(fresh, l.KasFile)
+	return os.Rename(fresh, r.File)
 }
 
 // listenSection has a short grace period: nothing balances load here that would have to notice first.
-func (l *Line) listenSection(port string, tls bool, more object) object {
-	section := object{"address": net.JoinHostPort(l.cfg.Host, port), "listen_grace_period": "0.2s"}
+func (l *Line) listenSection(address string, tls bool, more object) object {
+	section := object{"address": address, "listen_grace_period": "0.2s"}
 	if tls {
 		section["certificate_file"], section["key_file"] = l.certificate, l.key
 	}
@@ -63,6 +76,9 @@ func (l *Line) standaloneSection() object {
 		projects = append(projects, object{"id": p.ID, "path": p.Path, "groups": groups, "visibility": p.Visibility})
 	}
 	for _, a := range l.cfg.Agents {
+		if a.PodOf != "" {
+			continue
+		}
 		hashes := []string{}
 		if !a.Revoked {
 			hashes = append(hashes, hashToken(a.Token))
@@ -93,6 +109,20 @@ func (j *Job) section() object {
 func hashToken(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(sum[:])
+}
+
+// MergeYAML lays one YAML document over another, key by key; lists are replaced.
+func MergeYAML(under, over string) (string, error) {
+	var a, b object
+	if err := errors.Join(yaml.Unmarshal([]byte(under), &a), yaml.Unmarshal([]byte(over), &b)); err != nil {
+		return "", err
+	}
+	if a == nil {
+		a = object{}
+	}
+	merge(a, b)
+	content, err := yaml.Marshal(a)
+	return string(content), err
 }
 
 // merge lays one object over another.

@@ -26,25 +26,25 @@ const (
 type Line struct {
 	// Dir is below which everything of this run is.
 	Dir string
-	// KasFile is the configuration file of kas.
+	// Replicas are the kas, one if Config does not say otherwise.
+	Replicas []*Replica
+	// KasFile is the configuration file of the first kas.
 	KasFile string
 	// Authority signs every certificate of the run.
 	Authority *Authority
 	// ProxyURL is the Kubernetes proxy as jobs see it, without a slash at the end.
 	ProxyURL string
-	// AgentAddress is host:port of the agent listener, ProxyAddress that of the Kubernetes proxy.
+	// AgentAddress is host:port of the agent listener, ProxyAddress that of the Kubernetes proxy, of the first kas.
 	AgentAddress, ProxyAddress string
 
-	cfg                  Config
-	temporary            bool
-	agentPort, proxyPort string
-	certificate, key     string
-	repositories         *repositories
-	idle                 []func() // closes idle connections of clients handed out
+	cfg              Config
+	temporary        bool
+	certificate, key string
+	repositories     *repositories
+	idle             []func() // closes idle connections of clients handed out
 
 	// mu guards what changes while the line runs.
 	mu           sync.Mutex
-	kas          *process
 	agents       map[string]*process
 	clusterToken map[string]string // the agent's ServiceAccount token, by agent name
 	kubeconfigs  map[string]string // path, by agent name
@@ -93,17 +93,19 @@ func (l *Line) prepare(ctx context.Context) error {
 	if err := l.makeDir(); err != nil {
 		return err
 	}
-	ports, err := freePorts(2)
-	if err != nil {
+	if err := l.addReplicas(); err != nil {
 		return err
 	}
-	l.agentPort, l.proxyPort = ports[0], ports[1]
-	l.AgentAddress, l.ProxyAddress = net.JoinHostPort(l.cfg.Host, l.agentPort), net.JoinHostPort(l.cfg.Host, l.proxyPort)
-	scheme := "https://"
+	l.KasFile, l.AgentAddress, l.ProxyAddress = l.Replicas[0].File, l.Replicas[0].AgentAddress, l.Replicas[0].ProxyAddress
+	scheme, front := "https://", l.ProxyAddress
 	if l.cfg.PlainProxy {
 		scheme = "http://"
 	}
-	l.ProxyURL = scheme + l.ProxyAddress + prefix[:len(prefix)-1]
+	if l.cfg.ProxyFront != "" {
+		front = l.cfg.ProxyFront
+	}
+	l.ProxyURL = scheme + front + prefix[:len(prefix)-1]
+	var err error
 	if l.Authority, err = newAuthority(l.Dir); err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
@@ -120,8 +122,7 @@ func (l *Line) prepare(ctx context.Context) error {
 			return fmt.Errorf("agent %s: %w", l.cfg.Agents[i].Name, err)
 		}
 	}
-	l.KasFile = l.path("kas.yaml")
-	return l.writeKasFile()
+	return l.writeKasFiles()
 }
 
 func (l *Line) makeDir() error {
@@ -164,8 +165,10 @@ func (l *Line) makeRepositories(ctx context.Context) error {
 
 // run starts the daemons and writes the jobs' kubeconfigs.
 func (l *Line) run(ctx context.Context) error {
-	if err := l.StartKas(ctx); err != nil {
-		return err
+	for _, r := range l.Replicas {
+		if err := r.Start(ctx); err != nil {
+			return err
+		}
 	}
 	for _, a := range l.cfg.Agents {
 		if a.Manual {
@@ -190,17 +193,21 @@ func (l *Line) Stop() {
 	for _, p := range l.agents {
 		processes = append(processes, p)
 	}
-	if l.kas != nil {
-		processes = append(processes, l.kas)
+	for _, r := range l.Replicas {
+		if r.process != nil {
+			processes = append(processes, r.process)
+		}
 	}
 	idle := l.idle
 	l.mu.Unlock()
 	for _, closeIdle := range idle {
 		closeIdle()
 	}
+	var ends sync.WaitGroup
 	for _, p := range processes {
-		p.end(stopPatience)
+		ends.Go(func() { p.end(stopPatience) })
 	}
+	ends.Wait()
 	if l.temporary {
 		_ = os.RemoveAll(l.Dir)
 	}
@@ -212,7 +219,7 @@ func (l *Line) Update(change func(*Config)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(&l.cfg)
-	return l.writeKasFile()
+	return l.writeKasFiles()
 }
 
 // PushConfig pushes a new configuration file of an agent with git, and returns the commit. An empty content removes the file.

@@ -159,10 +159,11 @@ func TestLine_NothingStays(t *testing.T) {
 
 func TestStart_BadConfig(t *testing.T) {
 	for name, cfg := range map[string]Config{
-		"no cluster":  {},
-		"scheme":      {ControlPlane: cluster, Scheme: "http"},
-		"yaml":        {ControlPlane: cluster, ExtraKasYAML: "{"},
-		"kas says no": {ControlPlane: cluster, ExtraKasYAML: "standalone: {nonsense: true}"},
+		"no cluster":    {},
+		"scheme":        {ControlPlane: cluster, Scheme: "http"},
+		"yaml":          {ControlPlane: cluster, ExtraKasYAML: "{"},
+		"pod of nobody": {ControlPlane: cluster, Agents: []Agent{{ID: 7, Name: "b", PodOf: "a"}}},
+		"kas says no":   {ControlPlane: cluster, ExtraKasYAML: "standalone: {nonsense: true}"},
 	} {
 		if l, err := Start(soon(t), cfg); err == nil {
 			l.Stop()

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// KasMetrics is the metrics page of kas.
+// KasMetrics is the metrics page of the first kas.
 func (l *Line) KasMetrics(ctx context.Context) (string, error) {
-	return ask(ctx, l.path("kas.sock"), "/metrics")
+	return l.KasPage(ctx, "/metrics")
 }
 
 // AgentMetrics is the metrics page of an agent.
@@ -21,7 +21,11 @@ func (l *Line) AgentMetrics(ctx context.Context, name string) (string, error) {
 
 // KasPage is any page of kas' observability server, for example "/debug/pprof/goroutine?debug=2".
 func (l *Line) KasPage(ctx context.Context, path string) (string, error) {
-	return ask(ctx, l.path("kas.sock"), path)
+	r, err := l.first()
+	if err != nil {
+		return "", err
+	}
+	return r.Page(ctx, path)
 }
 
 // AgentPage is any page of an agent's observability server.

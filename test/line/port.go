@@ -14,8 +14,8 @@ const (
 	lastPort  = 20000
 )
 
-// freePorts returns n different ports that nothing on this machine listens on now.
-func freePorts(n int) ([]string, error) {
+// FreePorts returns n different ports that nothing on this machine listens on now.
+func FreePorts(n int) ([]string, error) {
 	var ports []string
 	for range 1000 {
 		if len(ports) == n {
