@@ -104,7 +104,7 @@ func (l *Line) prepare(ctx context.Context) error {
 		scheme = "http://"
 	}
 	l.ProxyURL = scheme + l.ProxyAddress + prefix[:len(prefix)-1]
-	if l.Authority, err = newAuthority(l.Dir); err != nil {
+	if l.Authority, err = NewAuthority(l.Dir); err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
 	hosts := append([]string{l.cfg.Host, "127.0.0.1", "localhost"}, l.cfg.Hosts...)

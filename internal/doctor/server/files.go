@@ -19,6 +19,8 @@ const (
 	sharedKey       = 32
 	minWebSocketKey = 64
 	maxWebSocketKey = 72
+	// maxKey is for keys of which any size is good.
+	maxKey = 1 << 20
 )
 
 // expiringSoon is how long before its end a certificate is worth a warning.
@@ -41,8 +43,8 @@ func (d *Doctor) secretFiles(context.Context) doctor.Outcome {
 	}
 	files = append(
 		files,
-		secretFile{"api.listen.authentication_secret_file", f.GetApi().GetListen().GetAuthenticationSecretFile(), sharedKey, sharedKey},
-		secretFile{"private_api.listen.authentication_secret_file", f.GetPrivateApi().GetListen().GetAuthenticationSecretFile(), sharedKey, sharedKey},
+		secretFile{"api.listen.authentication_secret_file", f.GetApi().GetListen().GetAuthenticationSecretFile(), 1, maxKey},
+		secretFile{"private_api.listen.authentication_secret_file", f.GetPrivateApi().GetListen().GetAuthenticationSecretFile(), 1, maxKey},
 	)
 	var wrong []string
 	looked := 0
