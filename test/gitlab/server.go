@@ -26,7 +26,10 @@ func (g *GitLab) handler() http.Handler {
 	if g.cfg.PathPrefix != "" {
 		below = http.StripPrefix(g.cfg.PathPrefix, below)
 	}
-	return below
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", g.cfg.Now().UTC().Format(http.TimeFormat)) // the clock that its tokens go by
+		below.ServeHTTP(w, r)
+	})
 }
 
 func (g *GitLab) routes() *http.ServeMux {

@@ -106,7 +106,7 @@ func (l *Line) prepare(ctx context.Context) error {
 	}
 	l.ProxyURL = scheme + front + prefix[:len(prefix)-1]
 	var err error
-	if l.Authority, err = newAuthority(l.Dir); err != nil {
+	if l.Authority, err = NewAuthority(l.Dir); err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
 	hosts := append([]string{l.cfg.Host, "127.0.0.1", "localhost"}, l.cfg.Hosts...)

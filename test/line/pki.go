@@ -30,7 +30,8 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(dir string) (*Authority, error) {
+// NewAuthority makes an authority whose files are in dir.
+func NewAuthority(dir string) (*Authority, error) {
 	key, template, err := newCertificate("run of " + time.Now().UTC().Format(time.RFC3339))
 	if err != nil {
 		return nil, err
