@@ -7,6 +7,9 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
+	"os"
 	"slices"
 	"time"
 )
@@ -84,9 +87,12 @@ type Check struct {
 }
 
 // Run makes all checks in their order, but for those whose ID is in skip, and reports. It returns after RunTimeout at the latest, if the
-// checks keep to their contexts.
+// checks keep to their contexts. What the standard library logs by itself meanwhile, for example of servers that speak out of turn, is no
+// part of the report and is dropped.
 func Run(ctx context.Context, head Head, checks []Check, skip []string) *Report {
 	start := time.Now()
+	log.SetOutput(io.Discard)
+	defer log.SetOutput(os.Stderr)
 	ctx, cancel := context.WithTimeout(ctx, RunTimeout)
 	defer cancel()
 	r := &Report{Schema: schema, Head: head, StartedAt: start.UTC().Truncate(time.Second)}

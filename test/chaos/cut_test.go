@@ -35,9 +35,12 @@ func TestCut_OnTheWayToTheAgent(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			before := dials(t, f)
 			cutWhileAsking(t, f, f.Pods[demo].Link, p, front(f))
-			if after := dials(t, f); after <= before {
-				t.Errorf("the metrics of the agent count %v connections, they did before too", after)
-			}
+			eventually(t, "metrics of the agent", func(context.Context) error {
+				if after := dials(t, f); after <= before {
+					return fmt.Errorf("they count %v connections, as before", after)
+				}
+				return nil
+			})
 		})
 	}
 }
