@@ -45,8 +45,8 @@ type agent struct {
 	kas        *kasdial.Client
 	pod        *registraragent.Pod
 	registrar  *registraragent.Registrar
-	// connected gets a value when there is a new connection to kas.
-	connected chan struct{}
+	// connected holds the local address of the newest connection to kas until the tunnel takes it.
+	connected chan string
 	pool      *tunnel.Pool
 	config    *configagent.Loop
 	observe   *telemetry.Server
@@ -55,7 +55,7 @@ type agent struct {
 
 // Run runs the agent until ctx ends, and stops it in order. Errors name what could not be started or what failed.
 func Run(ctx context.Context, cfg Config, log *telemetry.Log) error {
-	a := &agent{cfg: cfg, log: log, registry: telemetry.NewRegistry(telemetry.Agentk), connected: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, log: log, registry: telemetry.NewRegistry(telemetry.Agentk), connected: make(chan string, 1)}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -114,11 +114,12 @@ func (a *agent) newKas(context.Context) error {
 		ServerName:         a.cfg.Kas.ServerName,
 		UserAgent:          version.Agentk(),
 		OnState:            a.link.changed,
-		OnConnection: func() {
+		OnConnection: func(local string) {
 			select {
-			case a.connected <- struct{}{}:
+			case <-a.connected:
 			default:
 			}
+			a.connected <- local
 		},
 		Log:        log,
 		Registerer: a.registry,

@@ -71,9 +71,9 @@ type Config struct {
 	ServerName string
 	// UserAgent is the product token of the agent.
 	UserAgent string
-	// OnConnection is told of every new connection whose peer speaks HTTP/2. The one before it may live on for what runs on it.
-	// It must not block. It may be nil.
-	OnConnection func()
+	// OnConnection is told the local address of every new connection whose peer speaks HTTP/2, before anything is sent on it. The
+	// connection before it may live on for what runs on it. Calls do not overlap. It must not block. It may be nil.
+	OnConnection func(local string)
 	// OnState is told every change of the connection, one at a time. It must not block. It may be nil.
 	OnState    func(Event)
 	Log        *zap.Logger

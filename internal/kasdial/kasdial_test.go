@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 )
 
 var noLimits = keepalive.ServerParameters{}
@@ -173,13 +174,18 @@ func TestClient_PlannedChange(t *testing.T) {
 	core, logs := observer.New(zap.DebugLevel)
 	k := startKas(t, "", nil, keepalive.ServerParameters{MaxConnectionAge: 500 * time.Millisecond, MaxConnectionAgeGrace: time.Minute})
 	var connections atomic.Int32
+	var newest atomic.Value
 	c, told := connect(t, "ws://"+k.addr, func(cfg *Config) {
 		cfg.Log = zap.New(core)
-		cfg.OnConnection = func() { connections.Add(1) }
+		cfg.OnConnection = func(local string) { newest.Store(local); connections.Add(1) }
 	})
 	running, err := c.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.Kas/Hang", grpc.WaitForReady(true))
 	if err != nil {
 		t.Fatal(err)
+	}
+	first, ok := peer.FromContext(running.Context())
+	if !ok || first.LocalAddr.String() != newest.Load() {
+		t.Errorf("a stream on %+v, told %v", first, newest.Load())
 	}
 	eventually(t, "a second connection", func() bool { return connections.Load() >= 2 })
 	if err := running.Context().Err(); err != nil {

@@ -167,7 +167,7 @@ func (m *monitor) established(c *watchedConn) {
 	m.failures = 0
 	m.current = c
 	if m.cfg.OnConnection != nil {
-		m.cfg.OnConnection()
+		m.cfg.OnConnection(c.LocalAddr().String())
 	}
 }
 

@@ -50,9 +50,9 @@ type PoolConfig struct {
 	// and again while that brings results: where streams end at several kas, each call may reach another one. nil: kas is not
 	// told, parked streams are just ended, and a call that kas sends down one in that moment is lost.
 	Leave func(ctx context.Context) error
-	// Connected gets a value when there is a new connection to kas. The old one may live on for a while, for what runs on it;
-	// streams are then parked on the new one before those of the old one end. nil: that is not known.
-	Connected <-chan struct{}
+	// Connected gets the local address of each new connection to kas; only the newest one waits. The one before may live on for a
+	// while, for what runs on it; streams are then parked on the new one before those of the old one end. nil: that is not known.
+	Connected <-chan string
 	// DrainTimeout is how long calls in flight may go on after Run's context has ended.
 	DrainTimeout time.Duration
 	Log          *zap.Logger
@@ -71,9 +71,10 @@ type Pool struct {
 	idle    int
 	active  int
 	stopped bool
-	// generation counts the connections. Of the idle streams, parked are on the newest one and old on those before it.
-	generation  int
-	parked, old int
+	// newest is the local address of the newest connection, empty if that is not known. parked counts the idle streams that are
+	// open by that of their own.
+	newest string
+	parked map[string]int
 	// unparked is closed when the last idle slot has ended after stopped was set.
 	unparked chan struct{}
 }
@@ -90,7 +91,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	p := &Pool{cfg: cfg, descriptor: descriptor, handlers: map[string]Handler{}, unparked: make(chan struct{})}
+	p := &Pool{cfg: cfg, descriptor: descriptor, handlers: map[string]Handler{}, parked: map[string]int{}, unparked: make(chan struct{})}
 	for service, methods := range cfg.Services {
 		for method, h := range methods {
 			p.handlers["/"+service+"/"+method] = h
@@ -145,7 +146,7 @@ func (p *Pool) used(l lives, waiting int) {
 	defer p.mu.Unlock()
 	p.leftIdle()
 	p.active++
-	fresh := p.idle - p.old
+	fresh := p.fresh()
 	switch {
 	case waiting > 0:
 		p.open(l, waiting+minIdle-fresh)
@@ -154,6 +155,18 @@ func (p *Pool) used(l lives, waiting int) {
 	case fresh < minIdle:
 		p.open(l, growStep)
 	}
+}
+
+// fresh is how many idle slots there are, without those whose stream is parked on an older connection: that may be on its way out. mu
+// is held.
+func (p *Pool) fresh() int {
+	n := p.idle
+	for address, streams := range p.parked {
+		if p.newest != "" && address != p.newest {
+			n -= streams
+		}
+	}
+	return n
 }
 
 // unused marks one slot as idle again.
@@ -168,7 +181,7 @@ func (p *Pool) unused() {
 func (p *Pool) surplus(lastActive, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.idle-p.old <= minIdle || now.Sub(lastActive) <= keepIdle {
+	if p.fresh() <= minIdle || now.Sub(lastActive) <= keepIdle {
 		return false
 	}
 	p.leftIdle()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 )
@@ -70,19 +72,13 @@ func (p *Pool) follow(l lives) {
 	p.mu.Lock()
 	p.open(l, minIdle)
 	p.mu.Unlock()
-	first := true // before the first connection there is no older one
 	for {
 		select {
-		case <-p.cfg.Connected:
-			if !first {
-				p.mu.Lock()
-				p.old += p.parked
-				p.parked = 0
-				p.generation++
-				p.open(l, minIdle-(p.idle-p.old))
-				p.mu.Unlock()
-			}
-			first = false
+		case newest := <-p.cfg.Connected:
+			p.mu.Lock()
+			p.newest = newest
+			p.open(l, minIdle-p.fresh())
+			p.mu.Unlock()
 		case <-l.open.Done():
 			p.mu.Lock()
 			p.stopped = true
@@ -124,20 +120,20 @@ func (p *Pool) idleNow() int {
 	return p.idle
 }
 
-// park counts a slot's stream as parked, unpark undoes that.
-func (p *Pool) park(s *slot) {
+// park counts a stream as parked until the returned function is called.
+func (p *Pool) park(stream grpc.ClientStream) (unpark func()) {
+	address := ""
+	if on, ok := peer.FromContext(stream.Context()); ok && on.LocalAddr != nil {
+		address = on.LocalAddr.String()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.generation = p.generation
-	p.parked++
-}
-
-func (p *Pool) unpark(s *slot) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.generation == p.generation {
-		p.parked--
-	} else {
-		p.old--
+	p.parked[address]++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.parked[address]--; p.parked[address] == 0 {
+			delete(p.parked, address)
+		}
 	}
 }

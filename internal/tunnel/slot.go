@@ -33,7 +33,6 @@ type slot struct {
 	pool       *Pool
 	backoff    *backoff.Backoff
 	lastActive time.Time // zero: never
-	generation int       // of the parked stream; guarded by the pool's mu
 }
 
 // run opens one stream after the other until l.open ends or the slot is surplus.
@@ -95,9 +94,9 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 		return false, err
 	}
 	first := &reversetunnel.ConnectResponse{}
-	s.pool.park(s)
+	unpark := s.pool.park(stream)
 	err = stream.RecvMsg(first)
-	s.pool.unpark(s)
+	unpark()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			return false, nil // retired

@@ -38,11 +38,18 @@ type agent struct {
 
 func newAgent(cfg Config, i int, s *Swarm) (*agent, error) {
 	token := cfg.Token(i)
-	connected, reconnected := make(chan struct{}, 1), make(chan struct{}, 1)
+	connected, reconnected := make(chan string, 1), make(chan struct{}, 1)
 	var once sync.Once
 	kas, err := kasdial.New(kasdial.Config{
 		Address: cfg.KasURL, TokenSource: func() string { return token }, CAFile: cfg.CAFile, UserAgent: "agentk-swarm", Log: cfg.Log,
-		OnConnection: func() { s.connections.Add(1); poke(connected) },
+		OnConnection: func(local string) {
+			s.connections.Add(1)
+			select {
+			case <-connected:
+			default:
+			}
+			connected <- local
+		},
 		OnState: func(e kasdial.Event) {
 			first := false
 			if e.Change == kasdial.Connected {
@@ -72,7 +79,7 @@ func poke(ch chan struct{}) {
 	}
 }
 
-func (a *agent) build(cfg Config, connected, reconnected <-chan struct{}) error {
+func (a *agent) build(cfg Config, connected <-chan string, reconnected <-chan struct{}) error {
 	meta := func(context.Context) *entity.AgentMeta { return &entity.AgentMeta{Version: "v0.0.0", PodName: "swarm"} }
 	var err error
 	a.registrar, err = registraragent.New(registraragent.Config{
