@@ -4,34 +4,20 @@ package agentserver
 
 import (
 	"errors"
-	"fmt"
-	"math"
 	"sync"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"gitlab.com/agentk/agentk/internal/wsconn"
 )
 
 const (
-	// Agents ping after 55 s; a stricter floor would cut off agents behind eager middleboxes.
-	minPingInterval = 20 * time.Second
-	// pingAfter keeps connections alive through middleboxes that drop what is idle for a minute.
-	pingAfter   = 50 * time.Second
-	pingTimeout = 20 * time.Second
-	// ageShare and graceShare are the parts of the maximum connection age after which a connection gets its GOAWAY, and after
-	// that its end.
-	ageShare   = 0.20
-	graceShare = 0.65
-	// maxMessage bounds a received message; the largest frames of the protocol stay well below.
-	maxMessage = 4 << 20
 	// bufferSize of reads and writes: one write becomes one WebSocket message.
 	bufferSize = 32 << 10
 	// streamWindow and connWindow are what a peer may send unread. They are fixed, because what is measured otherwise grows to
@@ -39,10 +25,6 @@ const (
 	// with 500 streams can make kas hold 500 MiB at the very most.
 	streamWindow = 1 << 20
 	connWindow   = 4 << 20
-	// maxHeaderList bounds the metadata of one RPC; the library's own default is 16 MiB.
-	maxHeaderList = 64 << 10
-	// connectionTimeout bounds the HTTP/2 handshake.
-	connectionTimeout = 10 * time.Second
 
 	defaultListenGrace = 5 * time.Second
 	defaultDrain       = 30 * time.Second
@@ -95,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.ListenGracePeriod = orDefault(cfg.ListenGracePeriod, defaultListenGrace)
 	cfg.DrainTimeout = orDefault(cfg.DrainTimeout, defaultDrain)
 
-	metrics, err := serverMetrics(cfg.Registerer)
+	metrics, err := grpcserver.Metrics(cfg.Registerer)
 	if err != nil {
 		return nil, err
 	}
@@ -117,52 +99,15 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// serverMetrics are shared with the other gRPC servers of the process.
-func serverMetrics(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
-	metrics := grpcprom.NewServerMetrics()
-	if registerer == nil {
-		return metrics, nil
-	}
-	err := registerer.Register(metrics)
-	var known prometheus.AlreadyRegisteredError
-	if errors.As(err, &known) {
-		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
-			return shared, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("register metrics of the agent server: %w", err)
-	}
-	return metrics, nil
-}
-
 // transportOptions are the limits of the HTTP/2 transport. The number of streams is neither limited nor announced here, see
 // agentauth.Tap.
 func transportOptions(age time.Duration) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge:      share(age, ageShare),
-			MaxConnectionAgeGrace: share(age, graceShare),
-			Time:                  pingAfter,
-			Timeout:               pingTimeout,
-		}),
-		grpc.MaxRecvMsgSize(maxMessage),
+	return append(grpcserver.Limits(age),
 		grpc.ReadBufferSize(bufferSize),
 		grpc.WriteBufferSize(bufferSize),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		grpc.MaxHeaderListSize(maxHeaderList),
-		grpc.ConnectionTimeout(connectionTimeout),
-	}
-}
-
-// share is a part of the maximum age; the library takes the largest duration for no limit.
-func share(age time.Duration, part float64) time.Duration {
-	if age <= 0 {
-		return math.MaxInt64
-	}
-	return max(time.Duration(part*float64(age)), 1)
+	)
 }
 
 func orDefault(d, fallback time.Duration) time.Duration {

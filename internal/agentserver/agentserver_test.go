@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
+
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -29,7 +31,7 @@ func TestServer_BothTransports(t *testing.T) {
 		if err := call(t, conn, 1000, grpc.UseCompressor(gzip.Name)); err != nil {
 			t.Errorf("%s, gzip: %v", name, err)
 		}
-		if err := call(t, conn, maxMessage); status.Code(err) != codes.ResourceExhausted {
+		if err := call(t, conn, grpcserver.MaxMessage); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("%s, too large: %v", name, err)
 		}
 	}
@@ -241,17 +243,5 @@ func TestServer_Metrics(t *testing.T) {
 func TestNew_Bad(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("no error")
-	}
-}
-
-func TestShare(t *testing.T) {
-	if got := share(2*time.Hour, ageShare); got != 24*time.Minute {
-		t.Errorf("GOAWAY after %v", got)
-	}
-	if got := share(2*time.Hour, graceShare); got != 78*time.Minute {
-		t.Errorf("grace of %v", got)
-	}
-	if got := share(0, ageShare); got < 1000*time.Hour {
-		t.Errorf("no limit is %v", got)
 	}
 }

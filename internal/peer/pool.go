@@ -23,6 +23,7 @@ import (
 
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"gitlab.com/agentk/agentk/internal/jwtauth"
 	"gitlab.com/agentk/agentk/internal/version"
 )
@@ -138,14 +139,14 @@ func (p *Pool) dial(address string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(p.tokens),
 		grpc.WithUserAgent(version.Kas()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frame.Codec{}), grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frame.Codec{}), grpc.MaxCallRecvMsgSize(grpcserver.MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPingAfter, Timeout: grpcserver.PingTimeout, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: connectBackoff, MinConnectTimeout: connectTimeout}),
 		grpc.WithReadBufferSize(bufferSize),
 		grpc.WithWriteBufferSize(bufferSize),
 		grpc.WithStaticStreamWindowSize(streamWindow),
 		grpc.WithStaticConnWindowSize(connWindow),
-		grpc.WithMaxHeaderListSize(maxHeaderList),
+		grpc.WithMaxHeaderListSize(grpcserver.MaxHeaderList),
 		// Replicas are neighbours: a proxy to the outside cannot reach them.
 		grpc.WithNoProxy(),
 	)

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"runtime/debug"
 	"time"
@@ -15,27 +14,19 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"gitlab.com/agentk/agentk/internal/frame"
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"gitlab.com/agentk/agentk/internal/jwtauth"
 	"gitlab.com/agentk/agentk/internal/tunnel"
 )
 
 const (
-	// The numbers of the transport are those of the agent listener, whose frames pass here.
-	minPingInterval   = 20 * time.Second
-	serverPingAfter   = 50 * time.Second
-	pingTimeout       = 20 * time.Second
-	ageShare          = 0.20
-	graceShare        = 0.65
-	maxMessage        = 4 << 20
-	bufferSize        = 32 << 10
-	streamWindow      = 1 << 20
-	connWindow        = 16 << 20
-	maxHeaderList     = 64 << 10
-	connectionTimeout = 10 * time.Second
+	// The buffers are those of the agent listener, whose frames pass here.
+	bufferSize   = 32 << 10
+	streamWindow = 1 << 20
+	connWindow   = 16 << 20
 
 	defaultDrain = 10 * time.Second
 	stopTimeout  = 5 * time.Second
@@ -118,53 +109,23 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// register registers the metrics. Those of gRPC are shared by all servers of the process: their labels tell the services apart.
+// register registers the metrics.
 func (s *Server) register(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
-	metrics := grpcprom.NewServerMetrics()
-	if registerer == nil {
-		return metrics, nil
-	}
-	if err := registerer.Register(s.panics); err != nil {
-		return nil, fmt.Errorf("register metrics of the private API: %w", err)
-	}
-	err := registerer.Register(metrics)
-	var known prometheus.AlreadyRegisteredError
-	if errors.As(err, &known) {
-		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
-			return shared, nil
+	if registerer != nil {
+		if err := registerer.Register(s.panics); err != nil {
+			return nil, fmt.Errorf("register metrics of the private API: %w", err)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("register metrics of the private API: %w", err)
-	}
-	return metrics, nil
+	return grpcserver.Metrics(registerer)
 }
 
 func transportOptions(age time.Duration) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge:      share(age, ageShare),
-			MaxConnectionAgeGrace: share(age, graceShare),
-			Time:                  serverPingAfter,
-			Timeout:               pingTimeout,
-		}),
-		grpc.MaxRecvMsgSize(maxMessage),
+	return append(grpcserver.Limits(age),
 		grpc.ReadBufferSize(bufferSize),
 		grpc.WriteBufferSize(bufferSize),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		grpc.MaxHeaderListSize(maxHeaderList),
-		grpc.ConnectionTimeout(connectionTimeout),
-	}
-}
-
-// share is a part of the maximum age; the library takes the largest duration for no limit.
-func share(age time.Duration, part float64) time.Duration {
-	if age <= 0 {
-		return math.MaxInt64
-	}
-	return max(time.Duration(part*float64(age)), 1)
+	)
 }
 
 // survive turns a panic into an error of one call.

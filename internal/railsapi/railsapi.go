@@ -8,34 +8,22 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 
 	agenttracker "gitlab.com/agentk/agentk/api/agenttracker/rpc"
 	"gitlab.com/agentk/agentk/api/configurationproject"
 	"gitlab.com/agentk/agentk/api/notifications"
 	serverinfo "gitlab.com/agentk/agentk/api/serverinfo/rpc"
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"gitlab.com/agentk/agentk/internal/jwtauth"
 )
 
 const (
-	// The numbers of the transport are those of the agent listener: Rails' gRPC library pings as agents do.
-	minPingInterval   = 20 * time.Second
-	pingAfter         = 50 * time.Second
-	pingTimeout       = 20 * time.Second
-	ageShare          = 0.20
-	graceShare        = 0.65
-	maxMessage        = 4 << 20
-	maxHeaderList     = 64 << 10
-	connectionTimeout = 10 * time.Second
-
 	defaultListenGrace = 5 * time.Second
 	// defaultDrain is above the longest call, see callTimeout.
 	defaultDrain = 35 * time.Second
@@ -93,7 +81,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := serverMetrics(cfg.Registerer)
+	metrics, err := grpcserver.Metrics(cfg.Registerer)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +90,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	guard := jwtauth.NewGuard(verifier, cfg.Log)
-	server := grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
+	server := grpc.NewServer(append(grpcserver.Limits(cfg.MaxConnectionAge),
 		// Outside in: count, survive panics, authenticate, validate. All calls are unary; the stream half keeps a stream that
 		// is added one day from being open to everybody.
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), watch.unary, guard.UnaryInterceptor, validate),
@@ -114,48 +102,6 @@ func New(cfg Config) (*Server, error) {
 	serverinfo.RegisterServerInfoServer(server, serverInfo{})
 	metrics.InitializeMetrics(server)
 	return &Server{cfg: cfg, grpc: server}, nil
-}
-
-// serverMetrics are the metrics of all gRPC servers of the process: their labels tell the services apart.
-func serverMetrics(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
-	metrics := grpcprom.NewServerMetrics()
-	if registerer == nil {
-		return metrics, nil
-	}
-	err := registerer.Register(metrics)
-	var known prometheus.AlreadyRegisteredError
-	if errors.As(err, &known) {
-		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
-			return shared, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("register metrics of the API for Rails: %w", err)
-	}
-	return metrics, nil
-}
-
-func transportOptions(age time.Duration) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge:      share(age, ageShare),
-			MaxConnectionAgeGrace: share(age, graceShare),
-			Time:                  pingAfter,
-			Timeout:               pingTimeout,
-		}),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(maxHeaderList),
-		grpc.ConnectionTimeout(connectionTimeout),
-	}
-}
-
-// share is a part of the maximum age; the library takes the largest duration for no limit.
-func share(age time.Duration, part float64) time.Duration {
-	if age <= 0 {
-		return math.MaxInt64
-	}
-	return max(time.Duration(part*float64(age)), 1)
 }
 
 func orDefault(d, fallback time.Duration) time.Duration {
