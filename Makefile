@@ -1,7 +1,7 @@
 # Everything a developer or CI does here. What is missing (Kubernetes, tools, Debian packages as root) is built or installed on the way.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e demo demo-gitlab bench fuzz lint gen testbed gcc
+.PHONY: help build images charts test e2e demo demo-gitlab bench fuzz lint gen testbed gcc
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentk
 TOOLS := $(CACHE)/tools
@@ -20,12 +20,18 @@ help: ## list the targets
 build: ## bin/kas and bin/agentk
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk
 
+images: ## bin/images/kas.tar and agentk.tar, OCI, without a container daemon; PLATFORMS=linux/amd64 for one platform only
+	go run ./deploy/images
+
+charts: ## lint the Helm charts and pack them into bin/charts
+	go run ./test/charts/package bin/charts
+
 test: gcc testbed ## all tests with the race detector, against a real Kubernetes API, without the node
 	go test -race -shuffle=on -timeout 25m ./...
 
 e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, middleboxes
 	go run ./test/kube/build node
-	go test -tags e2e -count=1 -p 1 -timeout 40m ./test/kube ./test/e2e/...
+	go test -tags e2e -count=1 -p 1 -timeout 40m ./deploy/images ./test/kube ./test/e2e/...
 
 demo: ## the whole line once, narrated; KEEP=1 leaves it running to try by hand
 	go run ./test/demo
@@ -48,8 +54,9 @@ lint: $(GOFUMPT) $(STATICCHECK) ## gofumpt, go vet, staticcheck
 	go vet -tags e2e ./...
 	$(STATICCHECK) -tags e2e ./...
 
-gen: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## the Go code of api/*.proto
+gen: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## the Go code of api/*.proto, the man pages
 	go run ./api/gen $(dir $(PROTOC_GEN_GO))
+	go run ./deploy/man
 
 testbed:
 	@go run ./test/kube/build

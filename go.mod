@@ -17,6 +17,7 @@ require (
 	github.com/spf13/pflag v1.0.10 // flag sets shared with client-go
 	go.uber.org/goleak v1.3.0 // finds goroutines that tests leave behind
 	go.uber.org/zap v1.28.0 // structured logs
+	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d // the CA bundle of the images
 	golang.org/x/net v0.60.0 // proxy environment rules; raw HTTP/2 frames in tests
 	golang.org/x/sync v0.23.0 // single-flight look-ups
 	golang.org/x/sys v0.48.0 // file locks of the test bed
@@ -59,6 +60,7 @@ require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/chai2010/gettext-go v1.0.2 // indirect
 	github.com/cloudflare/circl v1.6.3 // indirect
+	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect
 	github.com/cyphar/filepath-securejoin v0.7.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect

@@ -12,7 +12,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc/metadata"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
 
@@ -25,6 +24,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/k8sapi"
 	"gitlab.com/agentk/agentk/internal/kasdial"
+	"gitlab.com/agentk/agentk/internal/kuberest"
 	"gitlab.com/agentk/agentk/internal/listen"
 	registraragent "gitlab.com/agentk/agentk/internal/registrar/agent"
 	"gitlab.com/agentk/agentk/internal/telemetry"
@@ -40,7 +40,7 @@ type agent struct {
 	ready    telemetry.Probes
 
 	kubernetes *k8sapi.Client
-	clientset  kubernetes.Interface
+	api        rest.Interface
 	link       *link
 	kas        *kasdial.Client
 	pod        *registraragent.Pod
@@ -94,7 +94,7 @@ func (a *agent) newKubernetes(context.Context) error {
 	}
 	// The library sets the User-Agent in the transport that it makes itself, and not where it is given one.
 	own := transport.NewUserAgentRoundTripper(version.Agentk(), a.kubernetes.Own())
-	a.clientset, err = kubernetes.NewForConfigAndClient(rest.CopyConfig(a.cfg.REST), &http.Client{Transport: own})
+	a.api, err = kuberest.New(a.cfg.REST, &http.Client{Transport: own})
 	return err
 }
 
@@ -127,7 +127,7 @@ func (a *agent) newRegistrar(context.Context) error {
 		PodNamespace:       a.cfg.Pod.Namespace,
 		PodName:            a.cfg.Pod.Name,
 		ExtraTelemetryData: a.cfg.Pod.Telemetry,
-	}, registraragent.KubernetesVersion(a.clientset.Discovery().RESTClient()), log)
+	}, registraragent.KubernetesVersion(a.api), log)
 	var err error
 	a.registrar, err = registraragent.New(registraragent.Config{
 		Client:      agentregistrar.NewAgentRegistrarClient(a.kas),
@@ -167,7 +167,7 @@ func (a *agent) newConfiguration(context.Context) error {
 	var events configagent.Events
 	if a.cfg.Pod.Known {
 		emitter, err := kubeevent.New(kubeevent.Config{
-			Client: a.clientset, Namespace: a.cfg.Pod.Namespace, Pod: a.cfg.Pod.Name, Log: log,
+			Client: a.api, Namespace: a.cfg.Pod.Namespace, Pod: a.cfg.Pod.Name, Log: log,
 		})
 		if err != nil {
 			return err

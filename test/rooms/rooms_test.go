@@ -99,7 +99,7 @@ func TestImports(t *testing.T) {
 
 // TestAgentkLinks keeps the agent small and away from what only the server or other processes need.
 func TestAgentkLinks(t *testing.T) {
-	foreign := []string{"cli-utils", "kustomize", "helm.sh", "go-git", "redis", "gitaly"}
+	foreign := []string{"client-go/kubernetes", "cli-utils", "kustomize", "helm.sh", "go-git", "redis", "gitaly"}
 	own := []string{"internal/kas/", "internal/standalone", "internal/k8sproxy", "internal/store", "internal/agentserver", "internal/agentauth"}
 	for dep := range strings.Lines(string(goList(t, "-deps", module+"cmd/agentk"))) {
 		dep = strings.TrimSpace(dep)

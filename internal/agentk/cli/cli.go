@@ -15,8 +15,10 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"gitlab.com/agentk/agentk/internal/agentk"
+	"gitlab.com/agentk/agentk/internal/doctor"
 	"gitlab.com/agentk/agentk/internal/telemetry"
 	"gitlab.com/agentk/agentk/internal/version"
+	"gitlab.com/agentk/agentk/internal/version/show"
 )
 
 // RunFunc is the daemon: it runs until ctx ends and then stops in order. It returns nil after such a stop.
@@ -24,6 +26,7 @@ type RunFunc func(ctx context.Context, cfg agentk.Config, log *telemetry.Log) er
 
 // Process is what the command line sees of the process it runs in.
 type Process struct {
+	In       io.Reader
 	Out, Err io.Writer
 	// Getenv, Unsetenv and Environ are those of package os.
 	Getenv   func(string) string
@@ -32,13 +35,15 @@ type Process struct {
 	Hostname func() (string, error)
 	// NamespaceFile is where Kubernetes tells a pod its namespace.
 	NamespaceFile string
+	// CommandLineFile has the command line of the first process in this container.
+	CommandLineFile string
 }
 
 // OS is the process as it is.
 func OS() Process {
 	return Process{
-		Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Unsetenv: os.Unsetenv, Environ: os.Environ, Hostname: os.Hostname,
-		NamespaceFile: "/var/run/secrets/kubernetes.io/serviceaccount/namespace",
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Unsetenv: os.Unsetenv, Environ: os.Environ, Hostname: os.Hostname,
+		NamespaceFile: "/var/run/secrets/kubernetes.io/serviceaccount/namespace", CommandLineFile: "/proc/1/cmdline",
 	}
 }
 
@@ -55,6 +60,10 @@ func Main(run RunFunc, args []string, p Process) int {
 	err := cmd.ExecuteContext(ctx)
 	if err == nil || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		return 0
+	}
+	var found *doctor.ExitError
+	if errors.As(err, &found) { // it has said all in its report
+		return found.Code
 	}
 	fmt.Fprintln(p.Err, "Program aborted:", err)
 	return 1
@@ -78,8 +87,11 @@ func New(run RunFunc, p Process) *cobra.Command {
 	}
 	root.SetOut(p.Out)
 	root.SetErr(p.Err)
-	root.CompletionOptions.HiddenDefaultCmd = true
 	o.bind(root.Flags())
+	// It fails only for a flag that does not exist.
+	_ = root.RegisterFlagCompletionFunc("log-format",
+		cobra.FixedCompletions([]string{telemetry.FormatJSON, telemetry.FormatConsole}, cobra.ShellCompDirectiveNoFileComp))
+	root.AddCommand(generateCommand(p), doctorCommand(p), show.Command("agentk"))
 	return root
 }
 

@@ -252,7 +252,7 @@ func TestTokenFile_Replaced(t *testing.T) {
 	path := write(t, "one")
 	core, logs := observer.New(zap.InfoLevel)
 	p := newProcess(t, nil)
-	token, err := tokenSource(path, p.Process, zap.New(core))
+	token, err := tokenSource(path, "", p.Process, zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}

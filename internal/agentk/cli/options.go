@@ -23,8 +23,10 @@ const (
 	defaultGracePeriod = 10 * time.Second
 	defaultNetwork     = "tcp"
 	defaultAddress     = ":8080"
-	// tokenVariable is the environment variable that may hold the agent token.
-	tokenVariable = "AGENTK_TOKEN"
+	// tokenVariable is the environment variable that may hold the agent token; secretVariable is its name in Deployments written by
+	// hand.
+	tokenVariable  = "AGENTK_TOKEN"
+	secretVariable = "AGENT_SECRET_KEY"
 )
 
 // options are the values of the flags.
@@ -37,13 +39,18 @@ type options struct {
 	maxStreams                                           int
 	gracePeriod                                          time.Duration
 	logFormat                                            string
-	kubernetes                                           kubernetesFlags
+	configFile                                           string
+	// configToken is the token in the file of --config.
+	configToken string
+	kubernetes  kubernetesFlags
 }
 
 func (o *options) bind(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&o.kasAddress, "kas-address", "", "address of kas: a URL with scheme wss, ws, grpcs or grpc (required)")
 	f.StringVar(&o.tokenFile, "token-file", "", "file with the agent token; read again when it changes. Without it "+tokenVariable+" is used")
+	f.StringVar(&o.configFile, "config", "",
+		"YAML file, or a folder with "+folderFile+", that may hold agent.token and kas_address. Flags and environment count more")
 	f.StringVar(&o.caFile, "kas-ca-cert-file", "", "PEM file with certificates to trust for kas besides those of the system")
 	f.StringVar(&o.oldCAFile, "ca-cert-file", "", "old name of --kas-ca-cert-file")
 	f.StringArrayVar(&o.headers, "kas-header", nil, "header \"Name: value\" for kas, sent with the WebSocket handshake or as gRPC metadata (repeatable)")
@@ -65,6 +72,9 @@ func (o *options) bind(f *pflag.FlagSet) {
 
 // config checks everything and reads the token.
 func (o *options) config(p Process, log *zap.Logger) (agentk.Config, error) {
+	if err := o.useConfigFile(log); err != nil {
+		return agentk.Config{}, err
+	}
 	cfg := agentk.Config{
 		ImpersonationServiceAccount: o.account,
 		ImpersonationTokenFile:      o.accountTokenFile,
@@ -83,7 +93,7 @@ func (o *options) config(p Process, log *zap.Logger) (agentk.Config, error) {
 	if cfg.Kas.Header, err = parseHeaders(o.headers); err != nil {
 		return cfg, flagError("kas-header", err)
 	}
-	if cfg.Kas.Token, err = tokenSource(o.tokenFile, p, log); err != nil {
+	if cfg.Kas.Token, err = tokenSource(o.tokenFile, o.configToken, p, log); err != nil {
 		return cfg, err
 	}
 	if cfg.REST, err = o.kubernetes.load(); err != nil {

@@ -10,22 +10,28 @@ import (
 	"gitlab.com/agentk/agentk/internal/secretfile"
 )
 
-// tokenSource returns the agent token from the file, or from the environment, where it is removed. The file is read again when it
-// changes; while it cannot be read the last token is used.
-func tokenSource(file string, p Process, log *zap.Logger) (func() string, error) {
-	fromEnv := p.Getenv(tokenVariable)
-	if err := p.Unsetenv(tokenVariable); err != nil {
-		return nil, fmt.Errorf("remove %s from the environment: %w", tokenVariable, err)
+// tokenSource returns the agent token from the file, from the environment, where it is removed, or as fallback the one of the file of
+// --config. The file is read again when it changes; while it cannot be read the last token is used.
+func tokenSource(file, fallback string, p Process, log *zap.Logger) (func() string, error) {
+	variable, fromEnv, err := tokenOfEnvironment(p)
+	if err != nil {
+		return nil, err
 	}
 	switch {
-	case file != "" && fromEnv != "":
-		return nil, fmt.Errorf("--token-file and the environment variable %s: give one of them", tokenVariable)
-	case file == "" && fromEnv == "":
+	case file != "" && variable != "":
+		return nil, fmt.Errorf("--token-file and the environment variable %s: give one of them", variable)
+	case fallback != "" && (file != "" || variable != ""):
+		log.Info("agent.token of the file of --config is not used: --token-file or the environment has a token")
+	case file == "" && variable == "" && fallback == "":
 		return nil, fmt.Errorf("--token-file or the environment variable %s is required", tokenVariable)
-	case file == "":
-		token := secretfile.Trim(fromEnv)
+	}
+	if file == "" {
+		token := fallback
+		if variable != "" {
+			token = secretfile.Trim(fromEnv)
+		}
 		if token == "" {
-			return nil, fmt.Errorf("environment variable %s holds no token", tokenVariable)
+			return nil, fmt.Errorf("environment variable %s holds no token", variable)
 		}
 		return func() string { return token }, nil
 	}
@@ -36,6 +42,26 @@ func tokenSource(file string, p Process, log *zap.Logger) (func() string, error)
 	}
 	t.last = last
 	return t.get, nil
+}
+
+// tokenOfEnvironment takes the token out of the environment, where children and whoever reads /proc would see it. It returns the name of
+// the variable, "" if there is none, and its value.
+func tokenOfEnvironment(p Process) (string, string, error) {
+	found, value := "", ""
+	for _, name := range []string{tokenVariable, secretVariable} {
+		text := p.Getenv(name)
+		if err := p.Unsetenv(name); err != nil {
+			return "", "", fmt.Errorf("remove %s from the environment: %w", name, err)
+		}
+		switch {
+		case text == "":
+		case found != "":
+			return "", "", fmt.Errorf("the environment variables %s and %s: give one of them", found, name)
+		default:
+			found, value = name, text
+		}
+	}
+	return found, value, nil
 }
 
 // fileToken is an agent token in a file.

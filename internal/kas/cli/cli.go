@@ -11,9 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gitlab.com/agentk/agentk/internal/doctor"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/telemetry"
 	"gitlab.com/agentk/agentk/internal/version"
+	"gitlab.com/agentk/agentk/internal/version/show"
 )
 
 // RunFunc is the daemon: it logs what is special about its configuration, runs until ctx ends and then stops in order. It
@@ -43,6 +45,10 @@ func Main(run RunFunc, args []string, std Streams) int {
 	if err == nil || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		return 0
 	}
+	var found *doctor.ExitError
+	if errors.As(err, &found) { // it has said all in its report
+		return found.Code
+	}
 	fmt.Fprintln(std.Err, "Program aborted:", err)
 	return 1
 }
@@ -63,9 +69,8 @@ func New(run RunFunc) *cobra.Command {
 			return daemon(cmd, run, file)
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	fileFlag(root, &file)
-	root.AddCommand(validateCommand(), standaloneCommand())
+	root.AddCommand(validateCommand(), doctorCommand(), standaloneCommand(), show.Command("kas"))
 	return root
 }
 

@@ -75,7 +75,7 @@ func TestVersion_NeedsNoConfiguration(t *testing.T) {
 
 func TestHelp_Golden(t *testing.T) {
 	for name, args := range map[string][]string{
-		"kas": nil, "validate": {"validate"}, "standalone": {"standalone"}, "hash-token": {"standalone", "hash-token"}, "kubeconfig": {"standalone", "kubeconfig"},
+		"kas": nil, "validate": {"validate"}, "doctor": {"doctor"}, "standalone": {"standalone"}, "hash-token": {"standalone", "hash-token"}, "kubeconfig": {"standalone", "kubeconfig"},
 	} {
 		code, out, errOut := kas(t, "", append(args, "--help")...)
 		if code != 0 || errOut != "" {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
 )
@@ -27,13 +28,16 @@ const (
 	component = "agentk"
 	// repeatAfter is when the same event is published again: API servers forget events after an hour.
 	repeatAfter = 45 * time.Minute
+	// asMetadata asks for an object's metadata alone; the whole object will do.
+	asMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 	// maxMessage is the longest message that API servers take, in bytes.
 	maxMessage = 1024
 )
 
 // Config configures an Emitter.
 type Config struct {
-	Client kubernetes.Interface
+	// Client is one of package kuberest.
+	Client rest.Interface
 	// Namespace and Pod name the pod this process runs in. If either is empty, nothing is published.
 	Namespace, Pod string
 	Log            *zap.Logger
@@ -103,8 +107,8 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 	if ev.Warning {
 		event.Type = corev1.EventTypeWarning
 	}
-	events := e.cfg.Client.CoreV1().Events(e.cfg.Namespace)
-	_, err := events.Create(ctx, event, metav1.CreateOptions{})
+	events := path.Join("/api/v1/namespaces", e.cfg.Namespace, "events")
+	err := e.cfg.Client.Post().AbsPath(events).Body(event).Do(ctx).Error()
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
@@ -113,14 +117,13 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 	if err != nil {
 		return err
 	}
-	_, err = events.Patch(ctx, event.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
+	return e.cfg.Client.Patch(types.MergePatchType).AbsPath(events, event.Name).Body(patch).Do(ctx).Error()
 }
 
 // find follows the owners of the pod as far as this agent may read them. The answer is final if everything could be read.
 func (e *Emitter) find(ctx context.Context) (object *corev1.ObjectReference, final bool) {
 	object = &corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.cfg.Namespace, Name: e.cfg.Pod}
-	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, e.cfg.Pod, metav1.GetOptions{})
+	pod, err := e.get(ctx, "/api/v1", "pods", e.cfg.Pod)
 	if err != nil {
 		e.cfg.Log.Debug("The agent's own pod cannot be read", zap.Error(err))
 		return object, false
@@ -130,7 +133,7 @@ func (e *Emitter) find(ctx context.Context) (object *corev1.ObjectReference, fin
 	if owner == nil || owner.Kind != "ReplicaSet" {
 		return object, true
 	}
-	set, err := e.cfg.Client.AppsV1().ReplicaSets(e.cfg.Namespace).Get(ctx, owner.Name, metav1.GetOptions{})
+	set, err := e.get(ctx, "/apis/apps/v1", "replicasets", owner.Name)
 	if err != nil {
 		e.cfg.Log.Debug("The agent's own replica set cannot be read", zap.Error(err))
 		return object, false
@@ -146,6 +149,17 @@ func (e *Emitter) find(ctx context.Context) (object *corev1.ObjectReference, fin
 		Name:       owner.Name,
 		UID:        owner.UID,
 	}, true
+}
+
+// get reads what all kinds have: names, UID, owners.
+func (e *Emitter) get(ctx context.Context, group, resource, name string) (*metav1.PartialObjectMetadata, error) {
+	answer, err := e.cfg.Client.Get().AbsPath(group, "namespaces", e.cfg.Namespace, resource, name).
+		SetHeader("Accept", asMetadata).Do(ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	object := &metav1.PartialObjectMetadata{}
+	return object, json.Unmarshal(answer, object)
 }
 
 // eventName is the same for the same event of every pod, so that replicas do not repeat each other.

@@ -18,10 +18,10 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
+	"gitlab.com/agentk/agentk/internal/kuberest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -99,9 +99,7 @@ func newEmitter(t *testing.T, c *cluster, namespace, podName string) (*Emitter, 
 	t.Helper()
 	server := httptest.NewServer(c)
 	transport := &http.Transport{}
-	client, err := kubernetes.NewForConfigAndClient(
-		&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}},
-		&http.Client{Transport: transport})
+	client, err := kuberest.New(&rest.Config{Host: server.URL}, &http.Client{Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
