@@ -78,6 +78,59 @@ func (Finished_Reason) EnumDescriptor() ([]byte, []int) {
 	return file_api_engine_engine_proto_rawDescGZIP(), []int{12, 0}
 }
 
+type Diff_Action int32
+
+const (
+	Diff_CREATE Diff_Action = 0
+	Diff_CHANGE Diff_Action = 1
+	Diff_PRUNE  Diff_Action = 2
+	// The API server, or the inventory policy, would refuse it: text says why.
+	Diff_REFUSED Diff_Action = 3
+)
+
+// Enum value maps for Diff_Action.
+var (
+	Diff_Action_name = map[int32]string{
+		0: "CREATE",
+		1: "CHANGE",
+		2: "PRUNE",
+		3: "REFUSED",
+	}
+	Diff_Action_value = map[string]int32{
+		"CREATE":  0,
+		"CHANGE":  1,
+		"PRUNE":   2,
+		"REFUSED": 3,
+	}
+)
+
+func (x Diff_Action) Enum() *Diff_Action {
+	p := new(Diff_Action)
+	*p = x
+	return p
+}
+
+func (x Diff_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Diff_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_engine_engine_proto_enumTypes[1].Descriptor()
+}
+
+func (Diff_Action) Type() protoreflect.EnumType {
+	return &file_api_engine_engine_proto_enumTypes[1]
+}
+
+func (x Diff_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Diff_Action.Descriptor instead.
+func (Diff_Action) EnumDescriptor() ([]byte, []int) {
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{14, 0}
+}
+
 // ToEngine goes from agentk to the engine. The first message is setup.
 type ToEngine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -391,7 +444,11 @@ type Begin struct {
 	//
 	//	*Begin_ManifestProject
 	//	*Begin_Chart
-	Unit          isBegin_Unit `protobuf_oneof:"unit"`
+	Unit isBegin_Unit `protobuf_oneof:"unit"`
+	// Directories that were asked for with Need, and whose files are among those that follow.
+	Fetched []string `protobuf:"bytes,4,rep,name=fetched,proto3" json:"fetched,omitempty"`
+	// Do not apply: compare with the cluster, and report a Diff per object that applying would change, then Finished.
+	Diff          bool `protobuf:"varint,5,opt,name=diff,proto3" json:"diff,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +513,20 @@ func (x *Begin) GetChart() *Chart {
 		}
 	}
 	return nil
+}
+
+func (x *Begin) GetFetched() []string {
+	if x != nil {
+		return x.Fetched
+	}
+	return nil
+}
+
+func (x *Begin) GetDiff() bool {
+	if x != nil {
+		return x.Diff
+	}
+	return false
 }
 
 type isBegin_Unit interface {
@@ -813,6 +884,7 @@ type FromEngine struct {
 	//	*FromEngine_Need
 	//	*FromEngine_Log
 	//	*FromEngine_Metrics
+	//	*FromEngine_Diff
 	Message       isFromEngine_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -900,6 +972,15 @@ func (x *FromEngine) GetMetrics() *Metrics {
 	return nil
 }
 
+func (x *FromEngine) GetDiff() *Diff {
+	if x != nil {
+		if x, ok := x.Message.(*FromEngine_Diff); ok {
+			return x.Diff
+		}
+	}
+	return nil
+}
+
 type isFromEngine_Message interface {
 	isFromEngine_Message()
 }
@@ -924,6 +1005,10 @@ type FromEngine_Metrics struct {
 	Metrics *Metrics `protobuf:"bytes,5,opt,name=metrics,proto3,oneof"`
 }
 
+type FromEngine_Diff struct {
+	Diff *Diff `protobuf:"bytes,6,opt,name=diff,proto3,oneof"`
+}
+
 func (*FromEngine_Ready) isFromEngine_Message() {}
 
 func (*FromEngine_Finished) isFromEngine_Message() {}
@@ -933,6 +1018,8 @@ func (*FromEngine_Need) isFromEngine_Message() {}
 func (*FromEngine_Log) isFromEngine_Message() {}
 
 func (*FromEngine_Metrics) isFromEngine_Message() {}
+
+func (*FromEngine_Diff) isFromEngine_Message() {}
 
 // Ready answers setup.
 type Ready struct {
@@ -1184,6 +1271,94 @@ func (x *Need) GetDirectories() []string {
 	return nil
 }
 
+// Diff is what applying would do to one object.
+type Diff struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Action Diff_Action            `protobuf:"varint,2,opt,name=action,proto3,enum=agentk.engine.Diff_Action" json:"action,omitempty"`
+	// "<kind> <namespace>/<name>".
+	Object string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	// Where the object stands in the repository; empty for those to be pruned.
+	File string `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"`
+	Line int32  `protobuf:"varint,5,opt,name=line,proto3" json:"line,omitempty"`
+	// A unified diff of YAML from the cluster's state to the repository's. Data of Secrets is replaced by digests.
+	Text          string `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Diff) Reset() {
+	*x = Diff{}
+	mi := &file_api_engine_engine_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Diff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Diff) ProtoMessage() {}
+
+func (x *Diff) ProtoReflect() protoreflect.Message {
+	mi := &file_api_engine_engine_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Diff.ProtoReflect.Descriptor instead.
+func (*Diff) Descriptor() ([]byte, []int) {
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Diff) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *Diff) GetAction() Diff_Action {
+	if x != nil {
+		return x.Action
+	}
+	return Diff_CREATE
+}
+
+func (x *Diff) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Diff) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Diff) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *Diff) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // Log is a line for agentk's log.
 type Log struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1197,7 +1372,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_api_engine_engine_proto_msgTypes[14]
+	mi := &file_api_engine_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1384,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[14]
+	mi := &file_api_engine_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1397,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{14}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Log) GetLevel() string {
@@ -1258,7 +1433,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_api_engine_engine_proto_msgTypes[15]
+	mi := &file_api_engine_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1445,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[15]
+	mi := &file_api_engine_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1458,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{15}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Metrics) GetResidentBytes() int64 {
@@ -1335,11 +1510,13 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"totalBytes\x12\x14\n" +
 	"\x05files\x18\x03 \x01(\x03R\x05files\x12\x18\n" +
 	"\aobjects\x18\x04 \x01(\x03R\aobjects\x12%\n" +
-	"\x0erendered_bytes\x18\x05 \x01(\x03R\rrenderedBytes\"\xa2\x01\n" +
+	"\x0erendered_bytes\x18\x05 \x01(\x03R\rrenderedBytes\"\xd0\x01\n" +
 	"\x05Begin\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12K\n" +
 	"\x10manifest_project\x18\x02 \x01(\v2\x1e.agentk.engine.ManifestProjectH\x00R\x0fmanifestProject\x12,\n" +
-	"\x05chart\x18\x03 \x01(\v2\x14.agentk.engine.ChartH\x00R\x05chartB\x06\n" +
+	"\x05chart\x18\x03 \x01(\v2\x14.agentk.engine.ChartH\x00R\x05chart\x12\x18\n" +
+	"\afetched\x18\x04 \x03(\tR\afetched\x12\x12\n" +
+	"\x04diff\x18\x05 \x01(\bR\x04diffB\x06\n" +
 	"\x04unit\"\x8b\x01\n" +
 	"\x0fManifestProject\x12<\n" +
 	"\x04spec\x18\x01 \x01(\v2(.gitlab.agent.agentcfg.ManifestProjectCFR\x04spec\x12\x1d\n" +
@@ -1361,14 +1538,15 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x06Cancel\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\" \n" +
 	"\x06Forget\x12\x16\n" +
-	"\x06worker\x18\x01 \x01(\tR\x06worker\"\x83\x02\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\"\xae\x02\n" +
 	"\n" +
 	"FromEngine\x12,\n" +
 	"\x05ready\x18\x01 \x01(\v2\x14.agentk.engine.ReadyH\x00R\x05ready\x125\n" +
 	"\bfinished\x18\x02 \x01(\v2\x17.agentk.engine.FinishedH\x00R\bfinished\x12)\n" +
 	"\x04need\x18\x03 \x01(\v2\x13.agentk.engine.NeedH\x00R\x04need\x12&\n" +
 	"\x03log\x18\x04 \x01(\v2\x12.agentk.engine.LogH\x00R\x03log\x122\n" +
-	"\ametrics\x18\x05 \x01(\v2\x16.agentk.engine.MetricsH\x00R\ametricsB\t\n" +
+	"\ametrics\x18\x05 \x01(\v2\x16.agentk.engine.MetricsH\x00R\ametrics\x12)\n" +
+	"\x04diff\x18\x06 \x01(\v2\x13.agentk.engine.DiffH\x00R\x04diffB\t\n" +
 	"\amessage\"!\n" +
 	"\x05Ready\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\"\xd1\x03\n" +
@@ -1397,7 +1575,21 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x04Need\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x1b\n" +
 	"\tcommit_id\x18\x02 \x01(\tR\bcommitId\x12 \n" +
-	"\vdirectories\x18\x03 \x03(\tR\vdirectories\"\xa8\x01\n" +
+	"\vdirectories\x18\x03 \x03(\tR\vdirectories\"\xe0\x01\n" +
+	"\x04Diff\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x122\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1a.agentk.engine.Diff.ActionR\x06action\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\tR\x06object\x12\x12\n" +
+	"\x04file\x18\x04 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x05 \x01(\x05R\x04line\x12\x12\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\"8\n" +
+	"\x06Action\x12\n" +
+	"\n" +
+	"\x06CREATE\x10\x00\x12\n" +
+	"\n" +
+	"\x06CHANGE\x10\x01\x12\t\n" +
+	"\x05PRUNE\x10\x02\x12\v\n" +
+	"\aREFUSED\x10\x03\"\xa8\x01\n" +
 	"\x03Log\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x126\n" +
@@ -1425,56 +1617,60 @@ func file_api_engine_engine_proto_rawDescGZIP() []byte {
 	return file_api_engine_engine_proto_rawDescData
 }
 
-var file_api_engine_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_engine_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_api_engine_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_api_engine_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_api_engine_engine_proto_goTypes = []any{
 	(Finished_Reason)(0),               // 0: agentk.engine.Finished.Reason
-	(*ToEngine)(nil),                   // 1: agentk.engine.ToEngine
-	(*Setup)(nil),                      // 2: agentk.engine.Setup
-	(*Limits)(nil),                     // 3: agentk.engine.Limits
-	(*Begin)(nil),                      // 4: agentk.engine.Begin
-	(*ManifestProject)(nil),            // 5: agentk.engine.ManifestProject
-	(*Chart)(nil),                      // 6: agentk.engine.Chart
-	(*File)(nil),                       // 7: agentk.engine.File
-	(*Run)(nil),                        // 8: agentk.engine.Run
-	(*Cancel)(nil),                     // 9: agentk.engine.Cancel
-	(*Forget)(nil),                     // 10: agentk.engine.Forget
-	(*FromEngine)(nil),                 // 11: agentk.engine.FromEngine
-	(*Ready)(nil),                      // 12: agentk.engine.Ready
-	(*Finished)(nil),                   // 13: agentk.engine.Finished
-	(*Need)(nil),                       // 14: agentk.engine.Need
-	(*Log)(nil),                        // 15: agentk.engine.Log
-	(*Metrics)(nil),                    // 16: agentk.engine.Metrics
-	nil,                                // 17: agentk.engine.Log.FieldsEntry
-	(*agentcfg.ManifestProjectCF)(nil), // 18: gitlab.agent.agentcfg.ManifestProjectCF
-	(*agentcfg.ChartCF)(nil),           // 19: gitlab.agent.agentcfg.ChartCF
-	(*durationpb.Duration)(nil),        // 20: google.protobuf.Duration
+	(Diff_Action)(0),                   // 1: agentk.engine.Diff.Action
+	(*ToEngine)(nil),                   // 2: agentk.engine.ToEngine
+	(*Setup)(nil),                      // 3: agentk.engine.Setup
+	(*Limits)(nil),                     // 4: agentk.engine.Limits
+	(*Begin)(nil),                      // 5: agentk.engine.Begin
+	(*ManifestProject)(nil),            // 6: agentk.engine.ManifestProject
+	(*Chart)(nil),                      // 7: agentk.engine.Chart
+	(*File)(nil),                       // 8: agentk.engine.File
+	(*Run)(nil),                        // 9: agentk.engine.Run
+	(*Cancel)(nil),                     // 10: agentk.engine.Cancel
+	(*Forget)(nil),                     // 11: agentk.engine.Forget
+	(*FromEngine)(nil),                 // 12: agentk.engine.FromEngine
+	(*Ready)(nil),                      // 13: agentk.engine.Ready
+	(*Finished)(nil),                   // 14: agentk.engine.Finished
+	(*Need)(nil),                       // 15: agentk.engine.Need
+	(*Diff)(nil),                       // 16: agentk.engine.Diff
+	(*Log)(nil),                        // 17: agentk.engine.Log
+	(*Metrics)(nil),                    // 18: agentk.engine.Metrics
+	nil,                                // 19: agentk.engine.Log.FieldsEntry
+	(*agentcfg.ManifestProjectCF)(nil), // 20: gitlab.agent.agentcfg.ManifestProjectCF
+	(*agentcfg.ChartCF)(nil),           // 21: gitlab.agent.agentcfg.ChartCF
+	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
 }
 var file_api_engine_engine_proto_depIdxs = []int32{
-	2,  // 0: agentk.engine.ToEngine.setup:type_name -> agentk.engine.Setup
-	4,  // 1: agentk.engine.ToEngine.begin:type_name -> agentk.engine.Begin
-	7,  // 2: agentk.engine.ToEngine.file:type_name -> agentk.engine.File
-	8,  // 3: agentk.engine.ToEngine.run:type_name -> agentk.engine.Run
-	9,  // 4: agentk.engine.ToEngine.cancel:type_name -> agentk.engine.Cancel
-	10, // 5: agentk.engine.ToEngine.forget:type_name -> agentk.engine.Forget
-	3,  // 6: agentk.engine.Setup.limits:type_name -> agentk.engine.Limits
-	5,  // 7: agentk.engine.Begin.manifest_project:type_name -> agentk.engine.ManifestProject
-	6,  // 8: agentk.engine.Begin.chart:type_name -> agentk.engine.Chart
-	18, // 9: agentk.engine.ManifestProject.spec:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
-	19, // 10: agentk.engine.Chart.spec:type_name -> gitlab.agent.agentcfg.ChartCF
-	12, // 11: agentk.engine.FromEngine.ready:type_name -> agentk.engine.Ready
-	13, // 12: agentk.engine.FromEngine.finished:type_name -> agentk.engine.Finished
-	14, // 13: agentk.engine.FromEngine.need:type_name -> agentk.engine.Need
-	15, // 14: agentk.engine.FromEngine.log:type_name -> agentk.engine.Log
-	16, // 15: agentk.engine.FromEngine.metrics:type_name -> agentk.engine.Metrics
-	0,  // 16: agentk.engine.Finished.reason:type_name -> agentk.engine.Finished.Reason
-	20, // 17: agentk.engine.Finished.duration:type_name -> google.protobuf.Duration
-	17, // 18: agentk.engine.Log.fields:type_name -> agentk.engine.Log.FieldsEntry
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	3,  // 0: agentk.engine.ToEngine.setup:type_name -> agentk.engine.Setup
+	5,  // 1: agentk.engine.ToEngine.begin:type_name -> agentk.engine.Begin
+	8,  // 2: agentk.engine.ToEngine.file:type_name -> agentk.engine.File
+	9,  // 3: agentk.engine.ToEngine.run:type_name -> agentk.engine.Run
+	10, // 4: agentk.engine.ToEngine.cancel:type_name -> agentk.engine.Cancel
+	11, // 5: agentk.engine.ToEngine.forget:type_name -> agentk.engine.Forget
+	4,  // 6: agentk.engine.Setup.limits:type_name -> agentk.engine.Limits
+	6,  // 7: agentk.engine.Begin.manifest_project:type_name -> agentk.engine.ManifestProject
+	7,  // 8: agentk.engine.Begin.chart:type_name -> agentk.engine.Chart
+	20, // 9: agentk.engine.ManifestProject.spec:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
+	21, // 10: agentk.engine.Chart.spec:type_name -> gitlab.agent.agentcfg.ChartCF
+	13, // 11: agentk.engine.FromEngine.ready:type_name -> agentk.engine.Ready
+	14, // 12: agentk.engine.FromEngine.finished:type_name -> agentk.engine.Finished
+	15, // 13: agentk.engine.FromEngine.need:type_name -> agentk.engine.Need
+	17, // 14: agentk.engine.FromEngine.log:type_name -> agentk.engine.Log
+	18, // 15: agentk.engine.FromEngine.metrics:type_name -> agentk.engine.Metrics
+	16, // 16: agentk.engine.FromEngine.diff:type_name -> agentk.engine.Diff
+	0,  // 17: agentk.engine.Finished.reason:type_name -> agentk.engine.Finished.Reason
+	22, // 18: agentk.engine.Finished.duration:type_name -> google.protobuf.Duration
+	1,  // 19: agentk.engine.Diff.action:type_name -> agentk.engine.Diff.Action
+	19, // 20: agentk.engine.Log.fields:type_name -> agentk.engine.Log.FieldsEntry
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_api_engine_engine_proto_init() }
@@ -1500,14 +1696,15 @@ func file_api_engine_engine_proto_init() {
 		(*FromEngine_Need)(nil),
 		(*FromEngine_Log)(nil),
 		(*FromEngine_Metrics)(nil),
+		(*FromEngine_Diff)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_engine_engine_proto_rawDesc), len(file_api_engine_engine_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   17,
+			NumEnums:      2,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
