@@ -35,7 +35,7 @@ require (
 )
 
 require (
-	github.com/bmatcuk/doublestar/v4 v4.10.4
+	github.com/bmatcuk/doublestar/v4 v4.10.4 // the globs of GitOps paths
 	helm.sh/helm/v3 v3.22.0
 	k8s.io/cli-runtime v0.37.2
 	k8s.io/kubectl v0.37.2
