@@ -35,6 +35,10 @@ func (l *Line) makeAgent(ctx context.Context, a *Agent) error {
 	if err := os.WriteFile(l.path("tokens/"+a.Name), []byte(a.Token+"\n"), 0o600); err != nil {
 		return err
 	}
+	if a.PodOf != "" {
+		l.kubeconfigs[a.Name] = l.kubeconfigs[a.PodOf]
+		return nil
+	}
 	cp, namespace := l.cfg.ControlPlane, namespaceOf(a.Name)
 	token, err := cp.CreateServiceAccount(ctx, namespace, account)
 	if err != nil {

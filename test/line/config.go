@@ -76,14 +76,21 @@ type Agent struct {
 	// Config is the first content of its configuration file; empty: there is none. See PushConfig.
 	Config string
 	Power  Power
+	// PodOf names another agent of this line, before this one: then this is one more process of that agent. It takes ID, Project, Token and
+	// Power from there, and the cluster sees the same account.
+	PodOf string
 	// ClusterRole is bound to the agent's own account besides, for example cluster-admin; empty: none.
 	ClusterRole string
 	// Token is by default a random one. Revoked: kas does not know it.
 	Token   string
 	Revoked bool
+	// GitOpsProjects are those it may read manifests from, besides its own and public ones. They get repositories.
+	GitOpsProjects []string
 	// KasAddress is by default that of kas itself. Args and Env are added to the agent's flags and environment.
 	KasAddress string
 	Args, Env  []string
+	// Wrap is a command that runs agentk, with the program and its arguments after its own; it has to end in an exec. Empty: none.
+	Wrap []string
 	// Manual: Start does not start it, StartAgent does.
 	Manual bool
 }
@@ -139,14 +146,38 @@ func (c *Config) complete() error {
 		}}
 	}
 	for i := range c.Agents {
-		if c.Agents[i].Token == "" {
-			c.Agents[i].Token = "glagent-" + rand.Text()
+		if err := c.completeAgent(i); err != nil {
+			return err
 		}
 	}
 	for i := range c.Jobs {
 		c.Jobs[i].complete()
 	}
 	c.addProjects()
+	return nil
+}
+
+// owner is the agent whose token and account this process has.
+func (a *Agent) owner() string {
+	if a.PodOf != "" {
+		return a.PodOf
+	}
+	return a.Name
+}
+
+func (c *Config) completeAgent(i int) error {
+	a := &c.Agents[i]
+	if a.Token == "" {
+		a.Token = "glagent-" + rand.Text()
+	}
+	if a.PodOf == "" {
+		return nil
+	}
+	of := slices.IndexFunc(c.Agents[:i], func(other Agent) bool { return other.Name == a.PodOf })
+	if of < 0 {
+		return fmt.Errorf("line: agent %s is a pod of %s, which is not there", a.Name, a.PodOf)
+	}
+	a.ID, a.Project, a.Token, a.Power = c.Agents[of].ID, c.Agents[of].Project, c.Agents[of].Token, c.Agents[of].Power
 	return nil
 }
 
@@ -174,7 +205,7 @@ func (c *Config) addProjects() {
 	}
 	var missing []string
 	for _, a := range c.Agents {
-		missing = append(missing, a.Project)
+		missing = append(append(missing, a.Project), a.GitOpsProjects...)
 	}
 	for _, j := range c.Jobs {
 		missing = append(missing, j.Project)

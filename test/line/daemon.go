@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -84,8 +85,13 @@ func (l *Line) SpawnAgent(name string) error {
 	if err != nil {
 		return err
 	}
-	env := append(plainEnvironment(home), "POD_NAMESPACE="+namespaceOf(name), "POD_NAME=gitlab-agent-0")
-	p, err := spawn("agentk "+name, l.logPath("agentk-"+name), l.Dir, append(env, a.Env...), l.cfg.Binaries.Agentk, l.agentArgs(a)...)
+	pod := "gitlab-agent-0"
+	if a.PodOf != "" {
+		pod = "gitlab-agent-" + name
+	}
+	env := append(plainEnvironment(home), "POD_NAMESPACE="+namespaceOf(a.owner()), "POD_NAME="+pod)
+	command := slices.Concat(a.Wrap, []string{l.cfg.Binaries.Agentk}, l.agentArgs(a))
+	p, err := spawn("agentk "+name, l.logPath("agentk-"+name), l.Dir, append(env, a.Env...), command[0], command[1:]...)
 	if err != nil {
 		return err
 	}
@@ -113,7 +119,7 @@ func (l *Line) agentArgs(a Agent) []string {
 		args = append(args, "--kas-ca-cert-file", l.Authority.File)
 	}
 	if a.Power == TokenOnly {
-		args = append(args, "--impersonation-service-account", namespaceOf(a.Name)+"/"+impersonator)
+		args = append(args, "--impersonation-service-account", namespaceOf(a.owner())+"/"+impersonator)
 	}
 	return append(args, a.Args...)
 }

@@ -63,11 +63,16 @@ func (l *Line) standaloneSection() object {
 		projects = append(projects, object{"id": p.ID, "path": p.Path, "groups": groups, "visibility": p.Visibility})
 	}
 	for _, a := range l.cfg.Agents {
+		if a.PodOf != "" {
+			continue
+		}
 		hashes := []string{}
 		if !a.Revoked {
 			hashes = append(hashes, hashToken(a.Token))
 		}
-		agents = append(agents, object{"id": a.ID, "name": a.Name, "project": a.Project, "token_sha256": hashes})
+		agents = append(agents, object{
+			"id": a.ID, "name": a.Name, "project": a.Project, "token_sha256": hashes, "gitops_projects": a.GitOpsProjects,
+		})
 	}
 	for _, j := range l.cfg.Jobs {
 		jobs = append(jobs, j.section())
