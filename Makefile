@@ -17,8 +17,8 @@ PROTOC_GEN_GO_GRPC := $(TOOLS)/protoc-gen@v1.36.12-v1.6.2/protoc-gen-go-grpc
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-build: ## bin/kas and bin/agentk
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk
+build: ## bin/kas, bin/agentk and its engine, bin/agentk-gitops
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/agentk-gitops
 
 images: ## bin/images/kas.tar and agentk.tar, OCI, without a container daemon; PLATFORMS=linux/amd64 for one platform only
 	go run ./deploy/images

@@ -80,8 +80,12 @@ func (LogLevelEnum) EnumDescriptor() ([]byte, []int) {
 }
 
 type PathCF struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Glob          string                 `protobuf:"bytes,1,opt,name=glob,proto3" json:"glob,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Path:
+	//
+	//	*PathCF_Glob
+	//	*PathCF_Kustomize
+	Path          isPathCF_Path `protobuf_oneof:"path"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -116,11 +120,101 @@ func (*PathCF) Descriptor() ([]byte, []int) {
 	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *PathCF) GetPath() isPathCF_Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
 func (x *PathCF) GetGlob() string {
 	if x != nil {
-		return x.Glob
+		if x, ok := x.Path.(*PathCF_Glob); ok {
+			return x.Glob
+		}
 	}
 	return ""
+}
+
+func (x *PathCF) GetKustomize() string {
+	if x != nil {
+		if x, ok := x.Path.(*PathCF_Kustomize); ok {
+			return x.Kustomize
+		}
+	}
+	return ""
+}
+
+type isPathCF_Path interface {
+	isPathCF_Path()
+}
+
+type PathCF_Glob struct {
+	Glob string `protobuf:"bytes,1,opt,name=glob,proto3,oneof"`
+}
+
+type PathCF_Kustomize struct {
+	// A directory of the repository that holds a kustomization.
+	Kustomize string `protobuf:"bytes,1000,opt,name=kustomize,proto3,oneof"`
+}
+
+func (*PathCF_Glob) isPathCF_Path() {}
+
+func (*PathCF_Kustomize) isPathCF_Path() {}
+
+// DriftCF says how changes that were made by hand are found.
+type DriftCF struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Pause between two passes. Unset: 300s.
+	Interval *durationpb.Duration `protobuf:"bytes,1000,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Correct changes at once, too.
+	Watch         bool `protobuf:"varint,1001,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftCF) Reset() {
+	*x = DriftCF{}
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftCF) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftCF) ProtoMessage() {}
+
+func (x *DriftCF) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftCF.ProtoReflect.Descriptor instead.
+func (*DriftCF) Descriptor() ([]byte, []int) {
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DriftCF) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *DriftCF) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
 }
 
 type ResourceFilterCF struct {
@@ -133,7 +227,7 @@ type ResourceFilterCF struct {
 
 func (x *ResourceFilterCF) Reset() {
 	*x = ResourceFilterCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -145,7 +239,7 @@ func (x *ResourceFilterCF) String() string {
 func (*ResourceFilterCF) ProtoMessage() {}
 
 func (x *ResourceFilterCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -158,7 +252,7 @@ func (x *ResourceFilterCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFilterCF.ProtoReflect.Descriptor instead.
 func (*ResourceFilterCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ResourceFilterCF) GetApiGroups() []string {
@@ -193,13 +287,18 @@ type ManifestProjectCF struct {
 	Ref                    *GitRefCF                      `protobuf:"bytes,12,opt,name=ref,proto3" json:"ref,omitempty"`
 	ResourceInclusions     []*ResourceFilterCF            `protobuf:"bytes,1000,rep,name=resource_inclusions,json=resourceInclusions,proto3" json:"resource_inclusions,omitempty"`
 	ResourceExclusions     []*ResourceFilterCF            `protobuf:"bytes,1001,rep,name=resource_exclusions,json=resourceExclusions,proto3" json:"resource_exclusions,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	Drift                  *DriftCF                       `protobuf:"bytes,1002,opt,name=drift,proto3" json:"drift,omitempty"`
+	// Account, <namespace>/<name>, that the whole synchronisation is done as.
+	ServiceAccount string `protobuf:"bytes,1003,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// What a failing object means for the others: stop (default) or continue.
+	OnError       string `protobuf:"bytes,1004,opt,name=on_error,json=onError,proto3" json:"on_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManifestProjectCF) Reset() {
 	*x = ManifestProjectCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -211,7 +310,7 @@ func (x *ManifestProjectCF) String() string {
 func (*ManifestProjectCF) ProtoMessage() {}
 
 func (x *ManifestProjectCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -224,7 +323,7 @@ func (x *ManifestProjectCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestProjectCF.ProtoReflect.Descriptor instead.
 func (*ManifestProjectCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ManifestProjectCF) GetId() string {
@@ -320,6 +419,27 @@ func (x *ManifestProjectCF) GetResourceExclusions() []*ResourceFilterCF {
 	return nil
 }
 
+func (x *ManifestProjectCF) GetDrift() *DriftCF {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+func (x *ManifestProjectCF) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *ManifestProjectCF) GetOnError() string {
+	if x != nil {
+		return x.OnError
+	}
+	return ""
+}
+
 type isManifestProjectCF_PruneOneof interface {
 	isManifestProjectCF_PruneOneof()
 }
@@ -344,7 +464,7 @@ type GitRefCF struct {
 
 func (x *GitRefCF) Reset() {
 	*x = GitRefCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +476,7 @@ func (x *GitRefCF) String() string {
 func (*GitRefCF) ProtoMessage() {}
 
 func (x *GitRefCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +489,7 @@ func (x *GitRefCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitRefCF.ProtoReflect.Descriptor instead.
 func (*GitRefCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GitRefCF) GetRef() isGitRefCF_Ref {
@@ -439,7 +559,7 @@ type ChartProjectSourceCF struct {
 
 func (x *ChartProjectSourceCF) Reset() {
 	*x = ChartProjectSourceCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +571,7 @@ func (x *ChartProjectSourceCF) String() string {
 func (*ChartProjectSourceCF) ProtoMessage() {}
 
 func (x *ChartProjectSourceCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +584,7 @@ func (x *ChartProjectSourceCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartProjectSourceCF.ProtoReflect.Descriptor instead.
 func (*ChartProjectSourceCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ChartProjectSourceCF) GetId() string {
@@ -500,7 +620,7 @@ type ChartSourceCF struct {
 
 func (x *ChartSourceCF) Reset() {
 	*x = ChartSourceCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +632,7 @@ func (x *ChartSourceCF) String() string {
 func (*ChartSourceCF) ProtoMessage() {}
 
 func (x *ChartSourceCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +645,7 @@ func (x *ChartSourceCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartSourceCF.ProtoReflect.Descriptor instead.
 func (*ChartSourceCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ChartSourceCF) GetSource() isChartSourceCF_Source {
@@ -565,7 +685,7 @@ type ChartValuesFileCF struct {
 
 func (x *ChartValuesFileCF) Reset() {
 	*x = ChartValuesFileCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +697,7 @@ func (x *ChartValuesFileCF) String() string {
 func (*ChartValuesFileCF) ProtoMessage() {}
 
 func (x *ChartValuesFileCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +710,7 @@ func (x *ChartValuesFileCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartValuesFileCF.ProtoReflect.Descriptor instead.
 func (*ChartValuesFileCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ChartValuesFileCF) GetProjectId() string {
@@ -625,7 +745,7 @@ type ChartValuesUrlCF struct {
 
 func (x *ChartValuesUrlCF) Reset() {
 	*x = ChartValuesUrlCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +757,7 @@ func (x *ChartValuesUrlCF) String() string {
 func (*ChartValuesUrlCF) ProtoMessage() {}
 
 func (x *ChartValuesUrlCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +770,7 @@ func (x *ChartValuesUrlCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartValuesUrlCF.ProtoReflect.Descriptor instead.
 func (*ChartValuesUrlCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ChartValuesUrlCF) GetUrl() string {
@@ -688,7 +808,7 @@ type ChartValuesCF struct {
 
 func (x *ChartValuesCF) Reset() {
 	*x = ChartValuesCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +820,7 @@ func (x *ChartValuesCF) String() string {
 func (*ChartValuesCF) ProtoMessage() {}
 
 func (x *ChartValuesCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +833,7 @@ func (x *ChartValuesCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartValuesCF.ProtoReflect.Descriptor instead.
 func (*ChartValuesCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ChartValuesCF) GetFrom() isChartValuesCF_From {
@@ -785,7 +905,7 @@ type ChartCF struct {
 
 func (x *ChartCF) Reset() {
 	*x = ChartCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +917,7 @@ func (x *ChartCF) String() string {
 func (*ChartCF) ProtoMessage() {}
 
 func (x *ChartCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +930,7 @@ func (x *ChartCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChartCF.ProtoReflect.Descriptor instead.
 func (*ChartCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ChartCF) GetReleaseName() string {
@@ -858,7 +978,7 @@ type GitopsCF struct {
 
 func (x *GitopsCF) Reset() {
 	*x = GitopsCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +990,7 @@ func (x *GitopsCF) String() string {
 func (*GitopsCF) ProtoMessage() {}
 
 func (x *GitopsCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1003,7 @@ func (x *GitopsCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitopsCF.ProtoReflect.Descriptor instead.
 func (*GitopsCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GitopsCF) GetManifestProjects() []*ManifestProjectCF {
@@ -910,7 +1030,7 @@ type ObservabilityCF struct {
 
 func (x *ObservabilityCF) Reset() {
 	*x = ObservabilityCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1042,7 @@ func (x *ObservabilityCF) String() string {
 func (*ObservabilityCF) ProtoMessage() {}
 
 func (x *ObservabilityCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1055,7 @@ func (x *ObservabilityCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservabilityCF.ProtoReflect.Descriptor instead.
 func (*ObservabilityCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ObservabilityCF) GetLogging() *LoggingCF {
@@ -963,7 +1083,7 @@ type LoggingCF struct {
 
 func (x *LoggingCF) Reset() {
 	*x = LoggingCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1095,7 @@ func (x *LoggingCF) String() string {
 func (*LoggingCF) ProtoMessage() {}
 
 func (x *LoggingCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1108,7 @@ func (x *LoggingCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggingCF.ProtoReflect.Descriptor instead.
 func (*LoggingCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LoggingCF) GetLevel() LogLevelEnum {
@@ -1017,7 +1137,7 @@ type GoogleProfilerCF struct {
 
 func (x *GoogleProfilerCF) Reset() {
 	*x = GoogleProfilerCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1149,7 @@ func (x *GoogleProfilerCF) String() string {
 func (*GoogleProfilerCF) ProtoMessage() {}
 
 func (x *GoogleProfilerCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1162,7 @@ func (x *GoogleProfilerCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoogleProfilerCF.ProtoReflect.Descriptor instead.
 func (*GoogleProfilerCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GoogleProfilerCF) GetEnabled() bool {
@@ -1084,7 +1204,7 @@ type CiAccessCF struct {
 
 func (x *CiAccessCF) Reset() {
 	*x = CiAccessCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1216,7 @@ func (x *CiAccessCF) String() string {
 func (*CiAccessCF) ProtoMessage() {}
 
 func (x *CiAccessCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1229,7 @@ func (x *CiAccessCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessCF.ProtoReflect.Descriptor instead.
 func (*CiAccessCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CiAccessCF) GetProjects() []*CiAccessProjectCF {
@@ -1142,7 +1262,7 @@ type ResourceManagementCF struct {
 
 func (x *ResourceManagementCF) Reset() {
 	*x = ResourceManagementCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1274,7 @@ func (x *ResourceManagementCF) String() string {
 func (*ResourceManagementCF) ProtoMessage() {}
 
 func (x *ResourceManagementCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1287,7 @@ func (x *ResourceManagementCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceManagementCF.ProtoReflect.Descriptor instead.
 func (*ResourceManagementCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceManagementCF) GetEnabled() bool {
@@ -1191,7 +1311,7 @@ type CiAccessProjectCF struct {
 
 func (x *CiAccessProjectCF) Reset() {
 	*x = CiAccessProjectCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1323,7 @@ func (x *CiAccessProjectCF) String() string {
 func (*CiAccessProjectCF) ProtoMessage() {}
 
 func (x *CiAccessProjectCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1336,7 @@ func (x *CiAccessProjectCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessProjectCF.ProtoReflect.Descriptor instead.
 func (*CiAccessProjectCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CiAccessProjectCF) GetId() string {
@@ -1275,7 +1395,7 @@ type CiAccessGroupCF struct {
 
 func (x *CiAccessGroupCF) Reset() {
 	*x = CiAccessGroupCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1407,7 @@ func (x *CiAccessGroupCF) String() string {
 func (*CiAccessGroupCF) ProtoMessage() {}
 
 func (x *CiAccessGroupCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1420,7 @@ func (x *CiAccessGroupCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessGroupCF.ProtoReflect.Descriptor instead.
 func (*CiAccessGroupCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CiAccessGroupCF) GetId() string {
@@ -1358,7 +1478,7 @@ type CiAccessInstanceCF struct {
 
 func (x *CiAccessInstanceCF) Reset() {
 	*x = CiAccessInstanceCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1490,7 @@ func (x *CiAccessInstanceCF) String() string {
 func (*CiAccessInstanceCF) ProtoMessage() {}
 
 func (x *CiAccessInstanceCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1503,7 @@ func (x *CiAccessInstanceCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessInstanceCF.ProtoReflect.Descriptor instead.
 func (*CiAccessInstanceCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CiAccessInstanceCF) GetDefaultNamespace() string {
@@ -1435,7 +1555,7 @@ type CiAccessAsCF struct {
 
 func (x *CiAccessAsCF) Reset() {
 	*x = CiAccessAsCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1567,7 @@ func (x *CiAccessAsCF) String() string {
 func (*CiAccessAsCF) ProtoMessage() {}
 
 func (x *CiAccessAsCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1580,7 @@ func (x *CiAccessAsCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAsCF.ProtoReflect.Descriptor instead.
 func (*CiAccessAsCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CiAccessAsCF) GetAs() isCiAccessAsCF_As {
@@ -1527,7 +1647,7 @@ type CiAccessAsAgentCF struct {
 
 func (x *CiAccessAsAgentCF) Reset() {
 	*x = CiAccessAsAgentCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1659,7 @@ func (x *CiAccessAsAgentCF) String() string {
 func (*CiAccessAsAgentCF) ProtoMessage() {}
 
 func (x *CiAccessAsAgentCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1672,7 @@ func (x *CiAccessAsAgentCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAsAgentCF.ProtoReflect.Descriptor instead.
 func (*CiAccessAsAgentCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
 }
 
 type CiAccessAsCiJobCF struct {
@@ -1563,7 +1683,7 @@ type CiAccessAsCiJobCF struct {
 
 func (x *CiAccessAsCiJobCF) Reset() {
 	*x = CiAccessAsCiJobCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1695,7 @@ func (x *CiAccessAsCiJobCF) String() string {
 func (*CiAccessAsCiJobCF) ProtoMessage() {}
 
 func (x *CiAccessAsCiJobCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1708,7 @@ func (x *CiAccessAsCiJobCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAsCiJobCF.ProtoReflect.Descriptor instead.
 func (*CiAccessAsCiJobCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
 }
 
 type CiAccessAsImpersonateCF struct {
@@ -1603,7 +1723,7 @@ type CiAccessAsImpersonateCF struct {
 
 func (x *CiAccessAsImpersonateCF) Reset() {
 	*x = CiAccessAsImpersonateCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1735,7 @@ func (x *CiAccessAsImpersonateCF) String() string {
 func (*CiAccessAsImpersonateCF) ProtoMessage() {}
 
 func (x *CiAccessAsImpersonateCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1748,7 @@ func (x *CiAccessAsImpersonateCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAsImpersonateCF.ProtoReflect.Descriptor instead.
 func (*CiAccessAsImpersonateCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CiAccessAsImpersonateCF) GetUsername() string {
@@ -1669,7 +1789,7 @@ type ExtraKeyValCF struct {
 
 func (x *ExtraKeyValCF) Reset() {
 	*x = ExtraKeyValCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1801,7 @@ func (x *ExtraKeyValCF) String() string {
 func (*ExtraKeyValCF) ProtoMessage() {}
 
 func (x *ExtraKeyValCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1814,7 @@ func (x *ExtraKeyValCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtraKeyValCF.ProtoReflect.Descriptor instead.
 func (*ExtraKeyValCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExtraKeyValCF) GetKey() string {
@@ -1723,7 +1843,7 @@ type UserAccessCF struct {
 
 func (x *UserAccessCF) Reset() {
 	*x = UserAccessCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1855,7 @@ func (x *UserAccessCF) String() string {
 func (*UserAccessCF) ProtoMessage() {}
 
 func (x *UserAccessCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1868,7 @@ func (x *UserAccessCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessCF.ProtoReflect.Descriptor instead.
 func (*UserAccessCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UserAccessCF) GetAccessAs() *UserAccessAsCF {
@@ -1787,7 +1907,7 @@ type UserAccessInstanceCF struct {
 
 func (x *UserAccessInstanceCF) Reset() {
 	*x = UserAccessInstanceCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[25]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1919,7 @@ func (x *UserAccessInstanceCF) String() string {
 func (*UserAccessInstanceCF) ProtoMessage() {}
 
 func (x *UserAccessInstanceCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[25]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1932,7 @@ func (x *UserAccessInstanceCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessInstanceCF.ProtoReflect.Descriptor instead.
 func (*UserAccessInstanceCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{25}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{26}
 }
 
 type UserAccessProjectCF struct {
@@ -1824,7 +1944,7 @@ type UserAccessProjectCF struct {
 
 func (x *UserAccessProjectCF) Reset() {
 	*x = UserAccessProjectCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[26]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +1956,7 @@ func (x *UserAccessProjectCF) String() string {
 func (*UserAccessProjectCF) ProtoMessage() {}
 
 func (x *UserAccessProjectCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[26]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +1969,7 @@ func (x *UserAccessProjectCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessProjectCF.ProtoReflect.Descriptor instead.
 func (*UserAccessProjectCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{26}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UserAccessProjectCF) GetId() string {
@@ -1868,7 +1988,7 @@ type UserAccessGroupCF struct {
 
 func (x *UserAccessGroupCF) Reset() {
 	*x = UserAccessGroupCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[27]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2000,7 @@ func (x *UserAccessGroupCF) String() string {
 func (*UserAccessGroupCF) ProtoMessage() {}
 
 func (x *UserAccessGroupCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[27]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2013,7 @@ func (x *UserAccessGroupCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessGroupCF.ProtoReflect.Descriptor instead.
 func (*UserAccessGroupCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{27}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UserAccessGroupCF) GetId() string {
@@ -1916,7 +2036,7 @@ type UserAccessAsCF struct {
 
 func (x *UserAccessAsCF) Reset() {
 	*x = UserAccessAsCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[28]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2048,7 @@ func (x *UserAccessAsCF) String() string {
 func (*UserAccessAsCF) ProtoMessage() {}
 
 func (x *UserAccessAsCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[28]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2061,7 @@ func (x *UserAccessAsCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAsCF.ProtoReflect.Descriptor instead.
 func (*UserAccessAsCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{28}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UserAccessAsCF) GetAs() isUserAccessAsCF_As {
@@ -1993,7 +2113,7 @@ type UserAccessAsAgentCF struct {
 
 func (x *UserAccessAsAgentCF) Reset() {
 	*x = UserAccessAsAgentCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[29]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2125,7 @@ func (x *UserAccessAsAgentCF) String() string {
 func (*UserAccessAsAgentCF) ProtoMessage() {}
 
 func (x *UserAccessAsAgentCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[29]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2138,7 @@ func (x *UserAccessAsAgentCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAsAgentCF.ProtoReflect.Descriptor instead.
 func (*UserAccessAsAgentCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{29}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{30}
 }
 
 type UserAccessAsUserCF struct {
@@ -2029,7 +2149,7 @@ type UserAccessAsUserCF struct {
 
 func (x *UserAccessAsUserCF) Reset() {
 	*x = UserAccessAsUserCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[30]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2161,7 @@ func (x *UserAccessAsUserCF) String() string {
 func (*UserAccessAsUserCF) ProtoMessage() {}
 
 func (x *UserAccessAsUserCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[30]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2174,7 @@ func (x *UserAccessAsUserCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAsUserCF.ProtoReflect.Descriptor instead.
 func (*UserAccessAsUserCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{30}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{31}
 }
 
 type ContainerScanningCF struct {
@@ -2074,7 +2194,7 @@ type ContainerScanningCF struct {
 
 func (x *ContainerScanningCF) Reset() {
 	*x = ContainerScanningCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[31]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2206,7 @@ func (x *ContainerScanningCF) String() string {
 func (*ContainerScanningCF) ProtoMessage() {}
 
 func (x *ContainerScanningCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[31]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2219,7 @@ func (x *ContainerScanningCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerScanningCF.ProtoReflect.Descriptor instead.
 func (*ContainerScanningCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{31}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ContainerScanningCF) GetVulnerabilityReport() *VulnerabilityReport {
@@ -2175,7 +2295,7 @@ type TrivyK8SWrapperImageCF struct {
 
 func (x *TrivyK8SWrapperImageCF) Reset() {
 	*x = TrivyK8SWrapperImageCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[32]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2307,7 @@ func (x *TrivyK8SWrapperImageCF) String() string {
 func (*TrivyK8SWrapperImageCF) ProtoMessage() {}
 
 func (x *TrivyK8SWrapperImageCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[32]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2320,7 @@ func (x *TrivyK8SWrapperImageCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrivyK8SWrapperImageCF.ProtoReflect.Descriptor instead.
 func (*TrivyK8SWrapperImageCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{32}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TrivyK8SWrapperImageCF) GetRepository() string {
@@ -2228,7 +2348,7 @@ type VulnerabilityReport struct {
 
 func (x *VulnerabilityReport) Reset() {
 	*x = VulnerabilityReport{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[33]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2360,7 @@ func (x *VulnerabilityReport) String() string {
 func (*VulnerabilityReport) ProtoMessage() {}
 
 func (x *VulnerabilityReport) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[33]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2373,7 @@ func (x *VulnerabilityReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VulnerabilityReport.ProtoReflect.Descriptor instead.
 func (*VulnerabilityReport) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{33}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VulnerabilityReport) GetNamespaces() []string {
@@ -2289,7 +2409,7 @@ type ContainerScanningFilter struct {
 
 func (x *ContainerScanningFilter) Reset() {
 	*x = ContainerScanningFilter{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[34]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2421,7 @@ func (x *ContainerScanningFilter) String() string {
 func (*ContainerScanningFilter) ProtoMessage() {}
 
 func (x *ContainerScanningFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[34]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2434,7 @@ func (x *ContainerScanningFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerScanningFilter.ProtoReflect.Descriptor instead.
 func (*ContainerScanningFilter) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{34}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ContainerScanningFilter) GetNamespaces() []string {
@@ -2355,7 +2475,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[35]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2487,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[35]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2500,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{35}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResourceRequirements) GetLimits() *Resource {
@@ -2408,7 +2528,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[36]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2540,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[36]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2553,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{36}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Resource) GetCpu() string {
@@ -2468,7 +2588,7 @@ type GitLabWorkspacesProxy struct {
 
 func (x *GitLabWorkspacesProxy) Reset() {
 	*x = GitLabWorkspacesProxy{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[37]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2600,7 @@ func (x *GitLabWorkspacesProxy) String() string {
 func (*GitLabWorkspacesProxy) ProtoMessage() {}
 
 func (x *GitLabWorkspacesProxy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[37]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2613,7 @@ func (x *GitLabWorkspacesProxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitLabWorkspacesProxy.ProtoReflect.Descriptor instead.
 func (*GitLabWorkspacesProxy) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{37}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GitLabWorkspacesProxy) GetNamespace() string {
@@ -2527,7 +2647,7 @@ type WorkspaceNetworkPolicy struct {
 
 func (x *WorkspaceNetworkPolicy) Reset() {
 	*x = WorkspaceNetworkPolicy{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[38]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2659,7 @@ func (x *WorkspaceNetworkPolicy) String() string {
 func (*WorkspaceNetworkPolicy) ProtoMessage() {}
 
 func (x *WorkspaceNetworkPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[38]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2672,7 @@ func (x *WorkspaceNetworkPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceNetworkPolicy.ProtoReflect.Descriptor instead.
 func (*WorkspaceNetworkPolicy) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{38}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WorkspaceNetworkPolicy) GetEnabled() bool {
@@ -2579,7 +2699,7 @@ type WorkspaceEgressCF struct {
 
 func (x *WorkspaceEgressCF) Reset() {
 	*x = WorkspaceEgressCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[39]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2711,7 @@ func (x *WorkspaceEgressCF) String() string {
 func (*WorkspaceEgressCF) ProtoMessage() {}
 
 func (x *WorkspaceEgressCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[39]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2724,7 @@ func (x *WorkspaceEgressCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceEgressCF.ProtoReflect.Descriptor instead.
 func (*WorkspaceEgressCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{39}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WorkspaceEgressCF) GetAllow() string {
@@ -2631,7 +2751,7 @@ type WorkspaceResourcesCF struct {
 
 func (x *WorkspaceResourcesCF) Reset() {
 	*x = WorkspaceResourcesCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[40]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2763,7 @@ func (x *WorkspaceResourcesCF) String() string {
 func (*WorkspaceResourcesCF) ProtoMessage() {}
 
 func (x *WorkspaceResourcesCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[40]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2776,7 @@ func (x *WorkspaceResourcesCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceResourcesCF.ProtoReflect.Descriptor instead.
 func (*WorkspaceResourcesCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{40}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WorkspaceResourcesCF) GetRequests() *WorkspaceResourceCF {
@@ -2683,7 +2803,7 @@ type WorkspaceResourceCF struct {
 
 func (x *WorkspaceResourceCF) Reset() {
 	*x = WorkspaceResourceCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[41]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2815,7 @@ func (x *WorkspaceResourceCF) String() string {
 func (*WorkspaceResourceCF) ProtoMessage() {}
 
 func (x *WorkspaceResourceCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[41]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2828,7 @@ func (x *WorkspaceResourceCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceResourceCF.ProtoReflect.Descriptor instead.
 func (*WorkspaceResourceCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{41}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WorkspaceResourceCF) GetCpu() string {
@@ -2735,7 +2855,7 @@ type ImagePullSecretCF struct {
 
 func (x *ImagePullSecretCF) Reset() {
 	*x = ImagePullSecretCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[42]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +2867,7 @@ func (x *ImagePullSecretCF) String() string {
 func (*ImagePullSecretCF) ProtoMessage() {}
 
 func (x *ImagePullSecretCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[42]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +2880,7 @@ func (x *ImagePullSecretCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagePullSecretCF.ProtoReflect.Descriptor instead.
 func (*ImagePullSecretCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{42}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ImagePullSecretCF) GetName() string {
@@ -2804,7 +2924,7 @@ type RemoteDevelopmentCF struct {
 
 func (x *RemoteDevelopmentCF) Reset() {
 	*x = RemoteDevelopmentCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[43]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2936,7 @@ func (x *RemoteDevelopmentCF) String() string {
 func (*RemoteDevelopmentCF) ProtoMessage() {}
 
 func (x *RemoteDevelopmentCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[43]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2949,7 @@ func (x *RemoteDevelopmentCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteDevelopmentCF.ProtoReflect.Descriptor instead.
 func (*RemoteDevelopmentCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{43}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoteDevelopmentCF) GetEnabled() bool {
@@ -2976,7 +3096,7 @@ type FluxCF struct {
 
 func (x *FluxCF) Reset() {
 	*x = FluxCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[44]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3108,7 @@ func (x *FluxCF) String() string {
 func (*FluxCF) ProtoMessage() {}
 
 func (x *FluxCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[44]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3121,7 @@ func (x *FluxCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FluxCF.ProtoReflect.Descriptor instead.
 func (*FluxCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{44}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FluxCF) GetWebhookReceiverUrl() string {
@@ -3034,7 +3154,7 @@ type CiliumCF struct {
 
 func (x *CiliumCF) Reset() {
 	*x = CiliumCF{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[45]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3166,7 @@ func (x *CiliumCF) String() string {
 func (*CiliumCF) ProtoMessage() {}
 
 func (x *CiliumCF) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[45]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3179,7 @@ func (x *CiliumCF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiliumCF.ProtoReflect.Descriptor instead.
 func (*CiliumCF) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{45}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CiliumCF) GetHubbleRelayAddress() string {
@@ -3087,7 +3207,7 @@ type ConfigurationFile struct {
 
 func (x *ConfigurationFile) Reset() {
 	*x = ConfigurationFile{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[46]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3219,7 @@ func (x *ConfigurationFile) String() string {
 func (*ConfigurationFile) ProtoMessage() {}
 
 func (x *ConfigurationFile) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[46]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3232,7 @@ func (x *ConfigurationFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigurationFile.ProtoReflect.Descriptor instead.
 func (*ConfigurationFile) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{46}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ConfigurationFile) GetGitops() *GitopsCF {
@@ -3196,7 +3316,7 @@ type AgentConfiguration struct {
 
 func (x *AgentConfiguration) Reset() {
 	*x = AgentConfiguration{}
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[47]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3328,7 @@ func (x *AgentConfiguration) String() string {
 func (*AgentConfiguration) ProtoMessage() {}
 
 func (x *AgentConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[47]
+	mi := &file_api_agentcfg_agentcfg_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3341,7 @@ func (x *AgentConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentConfiguration.ProtoReflect.Descriptor instead.
 func (*AgentConfiguration) Descriptor() ([]byte, []int) {
-	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{47}
+	return file_api_agentcfg_agentcfg_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AgentConfiguration) GetGitops() *GitopsCF {
@@ -3298,13 +3418,18 @@ var File_api_agentcfg_agentcfg_proto protoreflect.FileDescriptor
 
 const file_api_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\n" +
-	"\x1bapi/agentcfg/agentcfg.proto\x12\x15gitlab.agent.agentcfg\x1a\x1egoogle/protobuf/duration.proto\x1a\x15api/rules/rules.proto\"$\n" +
-	"\x06PathCF\x12\x1a\n" +
-	"\x04glob\x18\x01 \x01(\tB\x06´-\x02\b\x01R\x04glob\"I\n" +
+	"\x1bapi/agentcfg/agentcfg.proto\x12\x15gitlab.agent.agentcfg\x1a\x1egoogle/protobuf/duration.proto\x1a\x15api/rules/rules.proto\"]\n" +
+	"\x06PathCF\x12\x1c\n" +
+	"\x04glob\x18\x01 \x01(\tB\x06´-\x02\b\x01H\x00R\x04glob\x12'\n" +
+	"\tkustomize\x18\xe8\a \x01(\tB\x06´-\x02\b\x01H\x00R\tkustomizeB\f\n" +
+	"\x04path\x12\x04ȴ-\x01\"`\n" +
+	"\aDriftCF\x12>\n" +
+	"\binterval\x18\xe8\a \x01(\v2\x19.google.protobuf.DurationB\x06´-\x020\x01R\binterval\x12\x15\n" +
+	"\x05watch\x18\xe9\a \x01(\bR\x05watch\"I\n" +
 	"\x10ResourceFilterCF\x12\x1e\n" +
 	"\n" +
 	"api_groups\x18\xe8\a \x03(\tR\tapiGroups\x12\x15\n" +
-	"\x05kinds\x18\xe9\a \x03(\tR\x05kinds\"\xc8\x06\n" +
+	"\x05kinds\x18\xe9\a \x03(\tR\x05kinds\"\xdd\a\n" +
 	"\x11ManifestProjectCF\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\x06´-\x02\b\x01H\x01R\x02id\x88\x01\x01\x12+\n" +
 	"\x11default_namespace\x18\x04 \x01(\tR\x10defaultNamespace\x123\n" +
@@ -3321,7 +3446,10 @@ const file_api_agentcfg_agentcfg_proto_rawDesc = "" +
 	"must_match\x1a\x15adopt_if_no_inventory\x1a\tadopt_allR\x0finventoryPolicy\x121\n" +
 	"\x03ref\x18\f \x01(\v2\x1f.gitlab.agent.agentcfg.GitRefCFR\x03ref\x12Y\n" +
 	"\x13resource_inclusions\x18\xe8\a \x03(\v2'.gitlab.agent.agentcfg.ResourceFilterCFR\x12resourceInclusions\x12Y\n" +
-	"\x13resource_exclusions\x18\xe9\a \x03(\v2'.gitlab.agent.agentcfg.ResourceFilterCFR\x12resourceExclusionsB\r\n" +
+	"\x13resource_exclusions\x18\xe9\a \x03(\v2'.gitlab.agent.agentcfg.ResourceFilterCFR\x12resourceExclusions\x125\n" +
+	"\x05drift\x18\xea\a \x01(\v2\x1e.gitlab.agent.agentcfg.DriftCFR\x05drift\x12(\n" +
+	"\x0fservice_account\x18\xeb\a \x01(\tR\x0eserviceAccount\x122\n" +
+	"\bon_error\x18\xec\a \x01(\tB\x16´-\x12\x1a\x00\x1a\x04stop\x1a\bcontinueR\aonErrorB\r\n" +
 	"\vprune_oneofB\x05\n" +
 	"\x03_idJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04\"w\n" +
 	"\bGitRefCF\x12\x1a\n" +
@@ -3581,140 +3709,143 @@ func file_api_agentcfg_agentcfg_proto_rawDescGZIP() []byte {
 }
 
 var file_api_agentcfg_agentcfg_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_api_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_api_agentcfg_agentcfg_proto_goTypes = []any{
 	(LogLevelEnum)(0),               // 0: gitlab.agent.agentcfg.log_level_enum
 	(*PathCF)(nil),                  // 1: gitlab.agent.agentcfg.PathCF
-	(*ResourceFilterCF)(nil),        // 2: gitlab.agent.agentcfg.ResourceFilterCF
-	(*ManifestProjectCF)(nil),       // 3: gitlab.agent.agentcfg.ManifestProjectCF
-	(*GitRefCF)(nil),                // 4: gitlab.agent.agentcfg.GitRefCF
-	(*ChartProjectSourceCF)(nil),    // 5: gitlab.agent.agentcfg.ChartProjectSourceCF
-	(*ChartSourceCF)(nil),           // 6: gitlab.agent.agentcfg.ChartSourceCF
-	(*ChartValuesFileCF)(nil),       // 7: gitlab.agent.agentcfg.ChartValuesFileCF
-	(*ChartValuesUrlCF)(nil),        // 8: gitlab.agent.agentcfg.ChartValuesUrlCF
-	(*ChartValuesCF)(nil),           // 9: gitlab.agent.agentcfg.ChartValuesCF
-	(*ChartCF)(nil),                 // 10: gitlab.agent.agentcfg.ChartCF
-	(*GitopsCF)(nil),                // 11: gitlab.agent.agentcfg.GitopsCF
-	(*ObservabilityCF)(nil),         // 12: gitlab.agent.agentcfg.ObservabilityCF
-	(*LoggingCF)(nil),               // 13: gitlab.agent.agentcfg.LoggingCF
-	(*GoogleProfilerCF)(nil),        // 14: gitlab.agent.agentcfg.GoogleProfilerCF
-	(*CiAccessCF)(nil),              // 15: gitlab.agent.agentcfg.CiAccessCF
-	(*ResourceManagementCF)(nil),    // 16: gitlab.agent.agentcfg.ResourceManagementCF
-	(*CiAccessProjectCF)(nil),       // 17: gitlab.agent.agentcfg.CiAccessProjectCF
-	(*CiAccessGroupCF)(nil),         // 18: gitlab.agent.agentcfg.CiAccessGroupCF
-	(*CiAccessInstanceCF)(nil),      // 19: gitlab.agent.agentcfg.CiAccessInstanceCF
-	(*CiAccessAsCF)(nil),            // 20: gitlab.agent.agentcfg.CiAccessAsCF
-	(*CiAccessAsAgentCF)(nil),       // 21: gitlab.agent.agentcfg.CiAccessAsAgentCF
-	(*CiAccessAsCiJobCF)(nil),       // 22: gitlab.agent.agentcfg.CiAccessAsCiJobCF
-	(*CiAccessAsImpersonateCF)(nil), // 23: gitlab.agent.agentcfg.CiAccessAsImpersonateCF
-	(*ExtraKeyValCF)(nil),           // 24: gitlab.agent.agentcfg.ExtraKeyValCF
-	(*UserAccessCF)(nil),            // 25: gitlab.agent.agentcfg.UserAccessCF
-	(*UserAccessInstanceCF)(nil),    // 26: gitlab.agent.agentcfg.UserAccessInstanceCF
-	(*UserAccessProjectCF)(nil),     // 27: gitlab.agent.agentcfg.UserAccessProjectCF
-	(*UserAccessGroupCF)(nil),       // 28: gitlab.agent.agentcfg.UserAccessGroupCF
-	(*UserAccessAsCF)(nil),          // 29: gitlab.agent.agentcfg.UserAccessAsCF
-	(*UserAccessAsAgentCF)(nil),     // 30: gitlab.agent.agentcfg.UserAccessAsAgentCF
-	(*UserAccessAsUserCF)(nil),      // 31: gitlab.agent.agentcfg.UserAccessAsUserCF
-	(*ContainerScanningCF)(nil),     // 32: gitlab.agent.agentcfg.ContainerScanningCF
-	(*TrivyK8SWrapperImageCF)(nil),  // 33: gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
-	(*VulnerabilityReport)(nil),     // 34: gitlab.agent.agentcfg.VulnerabilityReport
-	(*ContainerScanningFilter)(nil), // 35: gitlab.agent.agentcfg.ContainerScanningFilter
-	(*ResourceRequirements)(nil),    // 36: gitlab.agent.agentcfg.ResourceRequirements
-	(*Resource)(nil),                // 37: gitlab.agent.agentcfg.Resource
-	(*GitLabWorkspacesProxy)(nil),   // 38: gitlab.agent.agentcfg.GitLabWorkspacesProxy
-	(*WorkspaceNetworkPolicy)(nil),  // 39: gitlab.agent.agentcfg.WorkspaceNetworkPolicy
-	(*WorkspaceEgressCF)(nil),       // 40: gitlab.agent.agentcfg.WorkspaceEgressCF
-	(*WorkspaceResourcesCF)(nil),    // 41: gitlab.agent.agentcfg.WorkspaceResourcesCF
-	(*WorkspaceResourceCF)(nil),     // 42: gitlab.agent.agentcfg.WorkspaceResourceCF
-	(*ImagePullSecretCF)(nil),       // 43: gitlab.agent.agentcfg.ImagePullSecretCF
-	(*RemoteDevelopmentCF)(nil),     // 44: gitlab.agent.agentcfg.RemoteDevelopmentCF
-	(*FluxCF)(nil),                  // 45: gitlab.agent.agentcfg.FluxCF
-	(*CiliumCF)(nil),                // 46: gitlab.agent.agentcfg.CiliumCF
-	(*ConfigurationFile)(nil),       // 47: gitlab.agent.agentcfg.ConfigurationFile
-	(*AgentConfiguration)(nil),      // 48: gitlab.agent.agentcfg.AgentConfiguration
-	nil,                             // 49: gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
-	nil,                             // 50: gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
-	(*durationpb.Duration)(nil),     // 51: google.protobuf.Duration
+	(*DriftCF)(nil),                 // 2: gitlab.agent.agentcfg.DriftCF
+	(*ResourceFilterCF)(nil),        // 3: gitlab.agent.agentcfg.ResourceFilterCF
+	(*ManifestProjectCF)(nil),       // 4: gitlab.agent.agentcfg.ManifestProjectCF
+	(*GitRefCF)(nil),                // 5: gitlab.agent.agentcfg.GitRefCF
+	(*ChartProjectSourceCF)(nil),    // 6: gitlab.agent.agentcfg.ChartProjectSourceCF
+	(*ChartSourceCF)(nil),           // 7: gitlab.agent.agentcfg.ChartSourceCF
+	(*ChartValuesFileCF)(nil),       // 8: gitlab.agent.agentcfg.ChartValuesFileCF
+	(*ChartValuesUrlCF)(nil),        // 9: gitlab.agent.agentcfg.ChartValuesUrlCF
+	(*ChartValuesCF)(nil),           // 10: gitlab.agent.agentcfg.ChartValuesCF
+	(*ChartCF)(nil),                 // 11: gitlab.agent.agentcfg.ChartCF
+	(*GitopsCF)(nil),                // 12: gitlab.agent.agentcfg.GitopsCF
+	(*ObservabilityCF)(nil),         // 13: gitlab.agent.agentcfg.ObservabilityCF
+	(*LoggingCF)(nil),               // 14: gitlab.agent.agentcfg.LoggingCF
+	(*GoogleProfilerCF)(nil),        // 15: gitlab.agent.agentcfg.GoogleProfilerCF
+	(*CiAccessCF)(nil),              // 16: gitlab.agent.agentcfg.CiAccessCF
+	(*ResourceManagementCF)(nil),    // 17: gitlab.agent.agentcfg.ResourceManagementCF
+	(*CiAccessProjectCF)(nil),       // 18: gitlab.agent.agentcfg.CiAccessProjectCF
+	(*CiAccessGroupCF)(nil),         // 19: gitlab.agent.agentcfg.CiAccessGroupCF
+	(*CiAccessInstanceCF)(nil),      // 20: gitlab.agent.agentcfg.CiAccessInstanceCF
+	(*CiAccessAsCF)(nil),            // 21: gitlab.agent.agentcfg.CiAccessAsCF
+	(*CiAccessAsAgentCF)(nil),       // 22: gitlab.agent.agentcfg.CiAccessAsAgentCF
+	(*CiAccessAsCiJobCF)(nil),       // 23: gitlab.agent.agentcfg.CiAccessAsCiJobCF
+	(*CiAccessAsImpersonateCF)(nil), // 24: gitlab.agent.agentcfg.CiAccessAsImpersonateCF
+	(*ExtraKeyValCF)(nil),           // 25: gitlab.agent.agentcfg.ExtraKeyValCF
+	(*UserAccessCF)(nil),            // 26: gitlab.agent.agentcfg.UserAccessCF
+	(*UserAccessInstanceCF)(nil),    // 27: gitlab.agent.agentcfg.UserAccessInstanceCF
+	(*UserAccessProjectCF)(nil),     // 28: gitlab.agent.agentcfg.UserAccessProjectCF
+	(*UserAccessGroupCF)(nil),       // 29: gitlab.agent.agentcfg.UserAccessGroupCF
+	(*UserAccessAsCF)(nil),          // 30: gitlab.agent.agentcfg.UserAccessAsCF
+	(*UserAccessAsAgentCF)(nil),     // 31: gitlab.agent.agentcfg.UserAccessAsAgentCF
+	(*UserAccessAsUserCF)(nil),      // 32: gitlab.agent.agentcfg.UserAccessAsUserCF
+	(*ContainerScanningCF)(nil),     // 33: gitlab.agent.agentcfg.ContainerScanningCF
+	(*TrivyK8SWrapperImageCF)(nil),  // 34: gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
+	(*VulnerabilityReport)(nil),     // 35: gitlab.agent.agentcfg.VulnerabilityReport
+	(*ContainerScanningFilter)(nil), // 36: gitlab.agent.agentcfg.ContainerScanningFilter
+	(*ResourceRequirements)(nil),    // 37: gitlab.agent.agentcfg.ResourceRequirements
+	(*Resource)(nil),                // 38: gitlab.agent.agentcfg.Resource
+	(*GitLabWorkspacesProxy)(nil),   // 39: gitlab.agent.agentcfg.GitLabWorkspacesProxy
+	(*WorkspaceNetworkPolicy)(nil),  // 40: gitlab.agent.agentcfg.WorkspaceNetworkPolicy
+	(*WorkspaceEgressCF)(nil),       // 41: gitlab.agent.agentcfg.WorkspaceEgressCF
+	(*WorkspaceResourcesCF)(nil),    // 42: gitlab.agent.agentcfg.WorkspaceResourcesCF
+	(*WorkspaceResourceCF)(nil),     // 43: gitlab.agent.agentcfg.WorkspaceResourceCF
+	(*ImagePullSecretCF)(nil),       // 44: gitlab.agent.agentcfg.ImagePullSecretCF
+	(*RemoteDevelopmentCF)(nil),     // 45: gitlab.agent.agentcfg.RemoteDevelopmentCF
+	(*FluxCF)(nil),                  // 46: gitlab.agent.agentcfg.FluxCF
+	(*CiliumCF)(nil),                // 47: gitlab.agent.agentcfg.CiliumCF
+	(*ConfigurationFile)(nil),       // 48: gitlab.agent.agentcfg.ConfigurationFile
+	(*AgentConfiguration)(nil),      // 49: gitlab.agent.agentcfg.AgentConfiguration
+	nil,                             // 50: gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
+	nil,                             // 51: gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
+	(*durationpb.Duration)(nil),     // 52: google.protobuf.Duration
 }
 var file_api_agentcfg_agentcfg_proto_depIdxs = []int32{
-	1,  // 0: gitlab.agent.agentcfg.ManifestProjectCF.paths:type_name -> gitlab.agent.agentcfg.PathCF
-	51, // 1: gitlab.agent.agentcfg.ManifestProjectCF.reconcile_timeout:type_name -> google.protobuf.Duration
-	51, // 2: gitlab.agent.agentcfg.ManifestProjectCF.prune_timeout:type_name -> google.protobuf.Duration
-	4,  // 3: gitlab.agent.agentcfg.ManifestProjectCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
-	2,  // 4: gitlab.agent.agentcfg.ManifestProjectCF.resource_inclusions:type_name -> gitlab.agent.agentcfg.ResourceFilterCF
-	2,  // 5: gitlab.agent.agentcfg.ManifestProjectCF.resource_exclusions:type_name -> gitlab.agent.agentcfg.ResourceFilterCF
-	4,  // 6: gitlab.agent.agentcfg.ChartProjectSourceCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
-	5,  // 7: gitlab.agent.agentcfg.ChartSourceCF.project:type_name -> gitlab.agent.agentcfg.ChartProjectSourceCF
-	4,  // 8: gitlab.agent.agentcfg.ChartValuesFileCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
-	51, // 9: gitlab.agent.agentcfg.ChartValuesUrlCF.poll_period:type_name -> google.protobuf.Duration
-	7,  // 10: gitlab.agent.agentcfg.ChartValuesCF.file:type_name -> gitlab.agent.agentcfg.ChartValuesFileCF
-	8,  // 11: gitlab.agent.agentcfg.ChartValuesCF.url:type_name -> gitlab.agent.agentcfg.ChartValuesUrlCF
-	6,  // 12: gitlab.agent.agentcfg.ChartCF.source:type_name -> gitlab.agent.agentcfg.ChartSourceCF
-	9,  // 13: gitlab.agent.agentcfg.ChartCF.values:type_name -> gitlab.agent.agentcfg.ChartValuesCF
-	3,  // 14: gitlab.agent.agentcfg.GitopsCF.manifest_projects:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
-	10, // 15: gitlab.agent.agentcfg.GitopsCF.charts:type_name -> gitlab.agent.agentcfg.ChartCF
-	13, // 16: gitlab.agent.agentcfg.ObservabilityCF.logging:type_name -> gitlab.agent.agentcfg.LoggingCF
-	14, // 17: gitlab.agent.agentcfg.ObservabilityCF.google_profiler:type_name -> gitlab.agent.agentcfg.GoogleProfilerCF
-	0,  // 18: gitlab.agent.agentcfg.LoggingCF.level:type_name -> gitlab.agent.agentcfg.log_level_enum
-	0,  // 19: gitlab.agent.agentcfg.LoggingCF.grpc_level:type_name -> gitlab.agent.agentcfg.log_level_enum
-	17, // 20: gitlab.agent.agentcfg.CiAccessCF.projects:type_name -> gitlab.agent.agentcfg.CiAccessProjectCF
-	18, // 21: gitlab.agent.agentcfg.CiAccessCF.groups:type_name -> gitlab.agent.agentcfg.CiAccessGroupCF
-	19, // 22: gitlab.agent.agentcfg.CiAccessCF.instance:type_name -> gitlab.agent.agentcfg.CiAccessInstanceCF
-	20, // 23: gitlab.agent.agentcfg.CiAccessProjectCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	16, // 24: gitlab.agent.agentcfg.CiAccessProjectCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	20, // 25: gitlab.agent.agentcfg.CiAccessGroupCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	16, // 26: gitlab.agent.agentcfg.CiAccessGroupCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	20, // 27: gitlab.agent.agentcfg.CiAccessInstanceCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	16, // 28: gitlab.agent.agentcfg.CiAccessInstanceCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	21, // 29: gitlab.agent.agentcfg.CiAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.CiAccessAsAgentCF
-	23, // 30: gitlab.agent.agentcfg.CiAccessAsCF.impersonate:type_name -> gitlab.agent.agentcfg.CiAccessAsImpersonateCF
-	22, // 31: gitlab.agent.agentcfg.CiAccessAsCF.ci_job:type_name -> gitlab.agent.agentcfg.CiAccessAsCiJobCF
-	24, // 32: gitlab.agent.agentcfg.CiAccessAsImpersonateCF.extra:type_name -> gitlab.agent.agentcfg.ExtraKeyValCF
-	29, // 33: gitlab.agent.agentcfg.UserAccessCF.access_as:type_name -> gitlab.agent.agentcfg.UserAccessAsCF
-	27, // 34: gitlab.agent.agentcfg.UserAccessCF.projects:type_name -> gitlab.agent.agentcfg.UserAccessProjectCF
-	28, // 35: gitlab.agent.agentcfg.UserAccessCF.groups:type_name -> gitlab.agent.agentcfg.UserAccessGroupCF
-	26, // 36: gitlab.agent.agentcfg.UserAccessCF.instance:type_name -> gitlab.agent.agentcfg.UserAccessInstanceCF
-	30, // 37: gitlab.agent.agentcfg.UserAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.UserAccessAsAgentCF
-	31, // 38: gitlab.agent.agentcfg.UserAccessAsCF.user:type_name -> gitlab.agent.agentcfg.UserAccessAsUserCF
-	34, // 39: gitlab.agent.agentcfg.ContainerScanningCF.vulnerability_report:type_name -> gitlab.agent.agentcfg.VulnerabilityReport
-	36, // 40: gitlab.agent.agentcfg.ContainerScanningCF.resource_requirements:type_name -> gitlab.agent.agentcfg.ResourceRequirements
-	33, // 41: gitlab.agent.agentcfg.ContainerScanningCF.trivy_k8s_wrapper_image:type_name -> gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
-	51, // 42: gitlab.agent.agentcfg.ContainerScanningCF.scanner_timeout:type_name -> google.protobuf.Duration
-	35, // 43: gitlab.agent.agentcfg.VulnerabilityReport.filters:type_name -> gitlab.agent.agentcfg.ContainerScanningFilter
-	37, // 44: gitlab.agent.agentcfg.ResourceRequirements.limits:type_name -> gitlab.agent.agentcfg.Resource
-	37, // 45: gitlab.agent.agentcfg.ResourceRequirements.requests:type_name -> gitlab.agent.agentcfg.Resource
-	40, // 46: gitlab.agent.agentcfg.WorkspaceNetworkPolicy.egress:type_name -> gitlab.agent.agentcfg.WorkspaceEgressCF
-	42, // 47: gitlab.agent.agentcfg.WorkspaceResourcesCF.requests:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
-	42, // 48: gitlab.agent.agentcfg.WorkspaceResourcesCF.limits:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
-	51, // 49: gitlab.agent.agentcfg.RemoteDevelopmentCF.partial_sync_interval:type_name -> google.protobuf.Duration
-	51, // 50: gitlab.agent.agentcfg.RemoteDevelopmentCF.full_sync_interval:type_name -> google.protobuf.Duration
-	38, // 51: gitlab.agent.agentcfg.RemoteDevelopmentCF.gitlab_workspaces_proxy:type_name -> gitlab.agent.agentcfg.GitLabWorkspacesProxy
-	39, // 52: gitlab.agent.agentcfg.RemoteDevelopmentCF.network_policy:type_name -> gitlab.agent.agentcfg.WorkspaceNetworkPolicy
-	41, // 53: gitlab.agent.agentcfg.RemoteDevelopmentCF.default_resources_per_workspace_container:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
-	41, // 54: gitlab.agent.agentcfg.RemoteDevelopmentCF.max_resources_per_workspace:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
-	49, // 55: gitlab.agent.agentcfg.RemoteDevelopmentCF.annotations:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
-	50, // 56: gitlab.agent.agentcfg.RemoteDevelopmentCF.labels:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
-	43, // 57: gitlab.agent.agentcfg.RemoteDevelopmentCF.image_pull_secrets:type_name -> gitlab.agent.agentcfg.ImagePullSecretCF
-	11, // 58: gitlab.agent.agentcfg.ConfigurationFile.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
-	12, // 59: gitlab.agent.agentcfg.ConfigurationFile.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
-	15, // 60: gitlab.agent.agentcfg.ConfigurationFile.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
-	32, // 61: gitlab.agent.agentcfg.ConfigurationFile.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	25, // 62: gitlab.agent.agentcfg.ConfigurationFile.user_access:type_name -> gitlab.agent.agentcfg.UserAccessCF
-	44, // 63: gitlab.agent.agentcfg.ConfigurationFile.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
-	45, // 64: gitlab.agent.agentcfg.ConfigurationFile.flux:type_name -> gitlab.agent.agentcfg.FluxCF
-	46, // 65: gitlab.agent.agentcfg.ConfigurationFile.cilium:type_name -> gitlab.agent.agentcfg.CiliumCF
-	32, // 66: gitlab.agent.agentcfg.ConfigurationFile.starboard:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	11, // 67: gitlab.agent.agentcfg.AgentConfiguration.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
-	12, // 68: gitlab.agent.agentcfg.AgentConfiguration.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
-	15, // 69: gitlab.agent.agentcfg.AgentConfiguration.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
-	32, // 70: gitlab.agent.agentcfg.AgentConfiguration.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	44, // 71: gitlab.agent.agentcfg.AgentConfiguration.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
-	45, // 72: gitlab.agent.agentcfg.AgentConfiguration.flux:type_name -> gitlab.agent.agentcfg.FluxCF
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	52, // 0: gitlab.agent.agentcfg.DriftCF.interval:type_name -> google.protobuf.Duration
+	1,  // 1: gitlab.agent.agentcfg.ManifestProjectCF.paths:type_name -> gitlab.agent.agentcfg.PathCF
+	52, // 2: gitlab.agent.agentcfg.ManifestProjectCF.reconcile_timeout:type_name -> google.protobuf.Duration
+	52, // 3: gitlab.agent.agentcfg.ManifestProjectCF.prune_timeout:type_name -> google.protobuf.Duration
+	5,  // 4: gitlab.agent.agentcfg.ManifestProjectCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
+	3,  // 5: gitlab.agent.agentcfg.ManifestProjectCF.resource_inclusions:type_name -> gitlab.agent.agentcfg.ResourceFilterCF
+	3,  // 6: gitlab.agent.agentcfg.ManifestProjectCF.resource_exclusions:type_name -> gitlab.agent.agentcfg.ResourceFilterCF
+	2,  // 7: gitlab.agent.agentcfg.ManifestProjectCF.drift:type_name -> gitlab.agent.agentcfg.DriftCF
+	5,  // 8: gitlab.agent.agentcfg.ChartProjectSourceCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
+	6,  // 9: gitlab.agent.agentcfg.ChartSourceCF.project:type_name -> gitlab.agent.agentcfg.ChartProjectSourceCF
+	5,  // 10: gitlab.agent.agentcfg.ChartValuesFileCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
+	52, // 11: gitlab.agent.agentcfg.ChartValuesUrlCF.poll_period:type_name -> google.protobuf.Duration
+	8,  // 12: gitlab.agent.agentcfg.ChartValuesCF.file:type_name -> gitlab.agent.agentcfg.ChartValuesFileCF
+	9,  // 13: gitlab.agent.agentcfg.ChartValuesCF.url:type_name -> gitlab.agent.agentcfg.ChartValuesUrlCF
+	7,  // 14: gitlab.agent.agentcfg.ChartCF.source:type_name -> gitlab.agent.agentcfg.ChartSourceCF
+	10, // 15: gitlab.agent.agentcfg.ChartCF.values:type_name -> gitlab.agent.agentcfg.ChartValuesCF
+	4,  // 16: gitlab.agent.agentcfg.GitopsCF.manifest_projects:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
+	11, // 17: gitlab.agent.agentcfg.GitopsCF.charts:type_name -> gitlab.agent.agentcfg.ChartCF
+	14, // 18: gitlab.agent.agentcfg.ObservabilityCF.logging:type_name -> gitlab.agent.agentcfg.LoggingCF
+	15, // 19: gitlab.agent.agentcfg.ObservabilityCF.google_profiler:type_name -> gitlab.agent.agentcfg.GoogleProfilerCF
+	0,  // 20: gitlab.agent.agentcfg.LoggingCF.level:type_name -> gitlab.agent.agentcfg.log_level_enum
+	0,  // 21: gitlab.agent.agentcfg.LoggingCF.grpc_level:type_name -> gitlab.agent.agentcfg.log_level_enum
+	18, // 22: gitlab.agent.agentcfg.CiAccessCF.projects:type_name -> gitlab.agent.agentcfg.CiAccessProjectCF
+	19, // 23: gitlab.agent.agentcfg.CiAccessCF.groups:type_name -> gitlab.agent.agentcfg.CiAccessGroupCF
+	20, // 24: gitlab.agent.agentcfg.CiAccessCF.instance:type_name -> gitlab.agent.agentcfg.CiAccessInstanceCF
+	21, // 25: gitlab.agent.agentcfg.CiAccessProjectCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 26: gitlab.agent.agentcfg.CiAccessProjectCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	21, // 27: gitlab.agent.agentcfg.CiAccessGroupCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 28: gitlab.agent.agentcfg.CiAccessGroupCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	21, // 29: gitlab.agent.agentcfg.CiAccessInstanceCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 30: gitlab.agent.agentcfg.CiAccessInstanceCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	22, // 31: gitlab.agent.agentcfg.CiAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.CiAccessAsAgentCF
+	24, // 32: gitlab.agent.agentcfg.CiAccessAsCF.impersonate:type_name -> gitlab.agent.agentcfg.CiAccessAsImpersonateCF
+	23, // 33: gitlab.agent.agentcfg.CiAccessAsCF.ci_job:type_name -> gitlab.agent.agentcfg.CiAccessAsCiJobCF
+	25, // 34: gitlab.agent.agentcfg.CiAccessAsImpersonateCF.extra:type_name -> gitlab.agent.agentcfg.ExtraKeyValCF
+	30, // 35: gitlab.agent.agentcfg.UserAccessCF.access_as:type_name -> gitlab.agent.agentcfg.UserAccessAsCF
+	28, // 36: gitlab.agent.agentcfg.UserAccessCF.projects:type_name -> gitlab.agent.agentcfg.UserAccessProjectCF
+	29, // 37: gitlab.agent.agentcfg.UserAccessCF.groups:type_name -> gitlab.agent.agentcfg.UserAccessGroupCF
+	27, // 38: gitlab.agent.agentcfg.UserAccessCF.instance:type_name -> gitlab.agent.agentcfg.UserAccessInstanceCF
+	31, // 39: gitlab.agent.agentcfg.UserAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.UserAccessAsAgentCF
+	32, // 40: gitlab.agent.agentcfg.UserAccessAsCF.user:type_name -> gitlab.agent.agentcfg.UserAccessAsUserCF
+	35, // 41: gitlab.agent.agentcfg.ContainerScanningCF.vulnerability_report:type_name -> gitlab.agent.agentcfg.VulnerabilityReport
+	37, // 42: gitlab.agent.agentcfg.ContainerScanningCF.resource_requirements:type_name -> gitlab.agent.agentcfg.ResourceRequirements
+	34, // 43: gitlab.agent.agentcfg.ContainerScanningCF.trivy_k8s_wrapper_image:type_name -> gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
+	52, // 44: gitlab.agent.agentcfg.ContainerScanningCF.scanner_timeout:type_name -> google.protobuf.Duration
+	36, // 45: gitlab.agent.agentcfg.VulnerabilityReport.filters:type_name -> gitlab.agent.agentcfg.ContainerScanningFilter
+	38, // 46: gitlab.agent.agentcfg.ResourceRequirements.limits:type_name -> gitlab.agent.agentcfg.Resource
+	38, // 47: gitlab.agent.agentcfg.ResourceRequirements.requests:type_name -> gitlab.agent.agentcfg.Resource
+	41, // 48: gitlab.agent.agentcfg.WorkspaceNetworkPolicy.egress:type_name -> gitlab.agent.agentcfg.WorkspaceEgressCF
+	43, // 49: gitlab.agent.agentcfg.WorkspaceResourcesCF.requests:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
+	43, // 50: gitlab.agent.agentcfg.WorkspaceResourcesCF.limits:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
+	52, // 51: gitlab.agent.agentcfg.RemoteDevelopmentCF.partial_sync_interval:type_name -> google.protobuf.Duration
+	52, // 52: gitlab.agent.agentcfg.RemoteDevelopmentCF.full_sync_interval:type_name -> google.protobuf.Duration
+	39, // 53: gitlab.agent.agentcfg.RemoteDevelopmentCF.gitlab_workspaces_proxy:type_name -> gitlab.agent.agentcfg.GitLabWorkspacesProxy
+	40, // 54: gitlab.agent.agentcfg.RemoteDevelopmentCF.network_policy:type_name -> gitlab.agent.agentcfg.WorkspaceNetworkPolicy
+	42, // 55: gitlab.agent.agentcfg.RemoteDevelopmentCF.default_resources_per_workspace_container:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
+	42, // 56: gitlab.agent.agentcfg.RemoteDevelopmentCF.max_resources_per_workspace:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
+	50, // 57: gitlab.agent.agentcfg.RemoteDevelopmentCF.annotations:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
+	51, // 58: gitlab.agent.agentcfg.RemoteDevelopmentCF.labels:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
+	44, // 59: gitlab.agent.agentcfg.RemoteDevelopmentCF.image_pull_secrets:type_name -> gitlab.agent.agentcfg.ImagePullSecretCF
+	12, // 60: gitlab.agent.agentcfg.ConfigurationFile.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
+	13, // 61: gitlab.agent.agentcfg.ConfigurationFile.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
+	16, // 62: gitlab.agent.agentcfg.ConfigurationFile.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
+	33, // 63: gitlab.agent.agentcfg.ConfigurationFile.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	26, // 64: gitlab.agent.agentcfg.ConfigurationFile.user_access:type_name -> gitlab.agent.agentcfg.UserAccessCF
+	45, // 65: gitlab.agent.agentcfg.ConfigurationFile.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
+	46, // 66: gitlab.agent.agentcfg.ConfigurationFile.flux:type_name -> gitlab.agent.agentcfg.FluxCF
+	47, // 67: gitlab.agent.agentcfg.ConfigurationFile.cilium:type_name -> gitlab.agent.agentcfg.CiliumCF
+	33, // 68: gitlab.agent.agentcfg.ConfigurationFile.starboard:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	12, // 69: gitlab.agent.agentcfg.AgentConfiguration.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
+	13, // 70: gitlab.agent.agentcfg.AgentConfiguration.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
+	16, // 71: gitlab.agent.agentcfg.AgentConfiguration.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
+	33, // 72: gitlab.agent.agentcfg.AgentConfiguration.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	45, // 73: gitlab.agent.agentcfg.AgentConfiguration.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
+	46, // 74: gitlab.agent.agentcfg.AgentConfiguration.flux:type_name -> gitlab.agent.agentcfg.FluxCF
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_api_agentcfg_agentcfg_proto_init() }
@@ -3722,45 +3853,49 @@ func file_api_agentcfg_agentcfg_proto_init() {
 	if File_api_agentcfg_agentcfg_proto != nil {
 		return
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[2].OneofWrappers = []any{
-		(*ManifestProjectCF_Prune)(nil),
+	file_api_agentcfg_agentcfg_proto_msgTypes[0].OneofWrappers = []any{
+		(*PathCF_Glob)(nil),
+		(*PathCF_Kustomize)(nil),
 	}
 	file_api_agentcfg_agentcfg_proto_msgTypes[3].OneofWrappers = []any{
+		(*ManifestProjectCF_Prune)(nil),
+	}
+	file_api_agentcfg_agentcfg_proto_msgTypes[4].OneofWrappers = []any{
 		(*GitRefCF_Tag)(nil),
 		(*GitRefCF_Branch)(nil),
 		(*GitRefCF_Commit)(nil),
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[5].OneofWrappers = []any{
+	file_api_agentcfg_agentcfg_proto_msgTypes[6].OneofWrappers = []any{
 		(*ChartSourceCF_Project)(nil),
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[8].OneofWrappers = []any{
+	file_api_agentcfg_agentcfg_proto_msgTypes[9].OneofWrappers = []any{
 		(*ChartValuesCF_Inline)(nil),
 		(*ChartValuesCF_File)(nil),
 		(*ChartValuesCF_Url)(nil),
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[9].OneofWrappers = []any{}
-	file_api_agentcfg_agentcfg_proto_msgTypes[12].OneofWrappers = []any{}
-	file_api_agentcfg_agentcfg_proto_msgTypes[19].OneofWrappers = []any{
+	file_api_agentcfg_agentcfg_proto_msgTypes[10].OneofWrappers = []any{}
+	file_api_agentcfg_agentcfg_proto_msgTypes[13].OneofWrappers = []any{}
+	file_api_agentcfg_agentcfg_proto_msgTypes[20].OneofWrappers = []any{
 		(*CiAccessAsCF_Agent)(nil),
 		(*CiAccessAsCF_Impersonate)(nil),
 		(*CiAccessAsCF_CiJob)(nil),
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[28].OneofWrappers = []any{
+	file_api_agentcfg_agentcfg_proto_msgTypes[29].OneofWrappers = []any{
 		(*UserAccessAsCF_Agent)(nil),
 		(*UserAccessAsCF_User)(nil),
 	}
-	file_api_agentcfg_agentcfg_proto_msgTypes[31].OneofWrappers = []any{}
-	file_api_agentcfg_agentcfg_proto_msgTypes[37].OneofWrappers = []any{}
+	file_api_agentcfg_agentcfg_proto_msgTypes[32].OneofWrappers = []any{}
 	file_api_agentcfg_agentcfg_proto_msgTypes[38].OneofWrappers = []any{}
-	file_api_agentcfg_agentcfg_proto_msgTypes[43].OneofWrappers = []any{}
+	file_api_agentcfg_agentcfg_proto_msgTypes[39].OneofWrappers = []any{}
 	file_api_agentcfg_agentcfg_proto_msgTypes[44].OneofWrappers = []any{}
+	file_api_agentcfg_agentcfg_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agentcfg_agentcfg_proto_rawDesc), len(file_api_agentcfg_agentcfg_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

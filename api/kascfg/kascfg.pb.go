@@ -2359,7 +2359,7 @@ type StandaloneProjectCF struct {
 	Path string `protobuf:"bytes,1001,opt,name=path,proto3" json:"path,omitempty"`
 	// The project's group and its ancestors. Each path must be a parent of the project's.
 	Groups []*StandaloneGroupCF `protobuf:"bytes,1002,rep,name=groups,proto3" json:"groups,omitempty"`
-	// Default: private.
+	// Default: private. Every agent may read the manifests of a public project, as in GitLab; "internal" opens it to no agent.
 	Visibility    string `protobuf:"bytes,1003,opt,name=visibility,proto3" json:"visibility,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2430,9 +2430,11 @@ type StandaloneAgentCF struct {
 	// Full path of the configuration project.
 	Project string `protobuf:"bytes,1002,opt,name=project,proto3" json:"project,omitempty"`
 	// Lower-case hexadecimal SHA-256 of each active token; at most two.
-	TokenSha256   []string `protobuf:"bytes,1003,rep,name=token_sha256,json=tokenSha256,proto3" json:"token_sha256,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TokenSha256 []string `protobuf:"bytes,1003,rep,name=token_sha256,json=tokenSha256,proto3" json:"token_sha256,omitempty"`
+	// Full paths of the projects that the agent may read manifests and charts from, besides its configuration project and public ones.
+	GitopsProjects []string `protobuf:"bytes,1004,rep,name=gitops_projects,json=gitopsProjects,proto3" json:"gitops_projects,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StandaloneAgentCF) Reset() {
@@ -2489,6 +2491,13 @@ func (x *StandaloneAgentCF) GetProject() string {
 func (x *StandaloneAgentCF) GetTokenSha256() []string {
 	if x != nil {
 		return x.TokenSha256
+	}
+	return nil
+}
+
+func (x *StandaloneAgentCF) GetGitopsProjects() []string {
+	if x != nil {
+		return x.GitopsProjects
 	}
 	return nil
 }
@@ -3138,12 +3147,13 @@ const file_api_kascfg_kascfg_proto_rawDesc = "" +
 	"\x06groups\x18\xea\a \x03(\v2&.gitlab.agent.kascfg.StandaloneGroupCFR\x06groups\x12B\n" +
 	"\n" +
 	"visibility\x18\xeb\a \x01(\tB!´-\x1d\x1a\x00\x1a\aprivate\x1a\binternal\x1a\x06publicR\n" +
-	"visibility\"\xbe\x01\n" +
+	"visibility\"\xf0\x01\n" +
 	"\x11StandaloneAgentCF\x12\x17\n" +
 	"\x02id\x18\xe8\a \x01(\x03B\x06´-\x020\x01R\x02id\x12A\n" +
 	"\x04name\x18\xe9\a \x01(\tB,´-(\b\x01R$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\x12!\n" +
 	"\aproject\x18\xea\a \x01(\tB\x06´-\x02\b\x01R\aproject\x12*\n" +
-	"\ftoken_sha256\x18\xeb\a \x03(\tB\x06´-\x02(@R\vtokenSha256\"\xa0\x01\n" +
+	"\ftoken_sha256\x18\xeb\a \x03(\tB\x06´-\x02(@R\vtokenSha256\x120\n" +
+	"\x0fgitops_projects\x18\xec\a \x03(\tB\x06´-\x02(\x01R\x0egitopsProjects\"\xa0\x01\n" +
 	"\x17StandaloneEnvironmentCF\x12\x1b\n" +
 	"\x04name\x18\xe8\a \x01(\tB\x06´-\x02\b\x01R\x04name\x12\x1b\n" +
 	"\x04slug\x18\xe9\a \x01(\tB\x06´-\x02\b\x01R\x04slug\x12K\n" +

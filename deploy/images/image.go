@@ -33,7 +33,7 @@ func catalogue() []image {
 			ports: []int{8150, 8151, 8153, 8154, 8155},
 		},
 		{
-			name: "agentk", description: "GitLab agent for Kubernetes", commands: []string{"agentk"},
+			name: "agentk", description: "GitLab agent for Kubernetes", commands: []string{"agentk", "agentk-gitops"},
 			ports: []int{8080},
 		},
 	}

@@ -72,7 +72,7 @@ user_access:
   access_as: {user: {}}
   projects: [{id: group/one}]
 gitops:
-  manifest_projects: [{paths: [{glob: "*.yaml"}], reconcile_timeout: 3600s}]
+  manifest_projects: [{paths: [{glob: "*.yaml"}], reconcile_timeout: 3600s, resource_exclusions: [{kinds: [Secret]}]}]
 starboard: {cadence: "0 0 * * *"}
 cilium: {hubble_relay_address: "hubble:80"}
 flux: {webhook_receiver_url: "http://receiver"}
@@ -99,7 +99,7 @@ flux: {webhook_receiver_url: "http://receiver"}
 	if got.Observability.Logging.GetGrpcLevel() != agentcfg.LogLevelEnum_warn || got.ContainerScanning == nil {
 		t.Errorf("values are lost: %v", got)
 	}
-	unsupported := []string{"gitops", "container_scanning", "flux", "ci_access.projects[0].resource_management"}
+	unsupported := []string{"gitops.manifest_projects[0].resource_exclusions", "container_scanning", "flux", "ci_access.projects[0].resource_management"}
 	if diff := cmp.Diff(unsupported, Unsupported(got)); diff != "" {
 		t.Errorf("unsupported: %s", diff)
 	}

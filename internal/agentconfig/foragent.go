@@ -47,7 +47,10 @@ func Unsupported(cfg *agentcfg.AgentConfiguration) []string {
 			keys = append(keys, key)
 		}
 	}
-	add(cfg.GetGitops() != nil, "gitops")
+	for i, p := range cfg.GetGitops().GetManifestProjects() {
+		add(len(p.GetResourceInclusions()) > 0, fmt.Sprintf("gitops.manifest_projects[%d].resource_inclusions", i))
+		add(len(p.GetResourceExclusions()) > 0, fmt.Sprintf("gitops.manifest_projects[%d].resource_exclusions", i))
+	}
 	add(cfg.GetObservability().GetGoogleProfiler() != nil, "observability.google_profiler")
 	add(cfg.GetContainerScanning() != nil, "container_scanning")
 	add(cfg.GetRemoteDevelopment() != nil, "remote_development")

@@ -21,6 +21,7 @@ type Config struct {
 	Observability listen.Config
 	// MaxStreams bounds the tunnel streams, and so the requests served at once.
 	MaxStreams int
+	GitOps     GitOps
 	// GracePeriod is how long requests in flight may go on after the agent was told to stop.
 	GracePeriod time.Duration
 }

@@ -16,6 +16,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agentregistrar"
+	"gitlab.com/agentk/agentk/api/gitops"
 	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
@@ -31,12 +32,14 @@ type fakeKas struct {
 	agentregistrar.UnimplementedAgentRegistrarServer
 	agentconfiguration.UnimplementedAgentConfigurationServer
 	reversetunnel.UnimplementedReverseTunnelServer
+	gitops.UnimplementedGitopsServer
 
 	address      string
 	registry     *tunnel.Registry
 	registered   atomic.Int64
 	unregistered atomic.Int64
 	level        agentcfg.LogLevelEnum
+	gitops       *agentcfg.GitopsCF
 }
 
 func startKas(t *testing.T) *fakeKas {
@@ -54,6 +57,7 @@ func startKas(t *testing.T) *fakeKas {
 	agentregistrar.RegisterAgentRegistrarServer(s, k)
 	agentconfiguration.RegisterAgentConfigurationServer(s, k)
 	reversetunnel.RegisterReverseTunnelServer(s, k)
+	gitops.RegisterGitopsServer(s, k)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -79,7 +83,7 @@ func (k *fakeKas) Unregister(_ context.Context, req *agentregistrar.UnregisterRe
 
 func (k *fakeKas) GetConfiguration(_ *agentconfiguration.ConfigurationRequest, s agentconfiguration.AgentConfiguration_GetConfigurationServer) error {
 	err := s.Send(&agentconfiguration.ConfigurationResponse{CommitId: "c1", Configuration: &agentcfg.AgentConfiguration{
-		AgentId: agentID, Observability: &agentcfg.ObservabilityCF{Logging: &agentcfg.LoggingCF{Level: k.level}},
+		AgentId: agentID, Gitops: k.gitops, Observability: &agentcfg.ObservabilityCF{Logging: &agentcfg.LoggingCF{Level: k.level}},
 	}})
 	if err != nil {
 		return err

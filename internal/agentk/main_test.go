@@ -4,6 +4,11 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"gitlab.com/agentk/agentk/test/fakeengine"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	fakeengine.Main()
+	goleak.VerifyTestMain(m)
+}

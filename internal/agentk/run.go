@@ -21,6 +21,7 @@ import (
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	configagent "gitlab.com/agentk/agentk/internal/agentconfig/agent"
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent/kubeevent"
+	gitopsagent "gitlab.com/agentk/agentk/internal/gitops/agent"
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/k8sapi"
 	"gitlab.com/agentk/agentk/internal/kasdial"
@@ -48,6 +49,8 @@ type agent struct {
 	// connected holds the local address of the newest connection to kas until the tunnel takes it.
 	connected chan string
 	pool      *tunnel.Pool
+	events    configagent.Events // nil: this is no pod
+	gitops    *gitopsagent.Module
 	config    *configagent.Loop
 	observe   *telemetry.Server
 	listener  net.Listener
@@ -64,6 +67,8 @@ func Run(ctx context.Context, cfg Config, log *telemetry.Log) error {
 		{"connection to kas", a.newKas},
 		{"registration", a.newRegistrar},
 		{"reverse tunnel", a.newTunnel},
+		{"events", a.newEvents},
+		{"GitOps", a.newGitOps},
 		{"agent configuration", a.newConfiguration},
 		{"observability", a.newObservability},
 	} {
@@ -78,6 +83,7 @@ func Run(ctx context.Context, cfg Config, log *telemetry.Log) error {
 		stage{{"Kubernetes client", a.kubernetes.Run}},
 		stage{{"connection to kas", a.link.run}, {"registration", a.registrar.Run}},
 		stage{{"reverse tunnel", a.pool.Run}},
+		stage{{"GitOps", a.gitops.Run}},
 		stage{{"agent configuration", a.config.Run}},
 	)
 	return errors.Join(err, a.close())
@@ -174,27 +180,32 @@ func (a *agent) newTunnel(context.Context) error {
 	return err
 }
 
+func (a *agent) newEvents(context.Context) error {
+	if !a.cfg.Pod.Known {
+		return nil
+	}
+	emitter, err := kubeevent.New(kubeevent.Config{
+		Client: a.api, Namespace: a.cfg.Pod.Namespace, Pod: a.cfg.Pod.Name, Log: a.log.With(zap.String(telemetry.ModName, "events")),
+	})
+	if err != nil {
+		return err
+	}
+	a.events = emitter
+	return nil
+}
+
 func (a *agent) newConfiguration(context.Context) error {
 	log := a.log.With(zap.String(telemetry.ModName, "agent_configuration"))
-	var events configagent.Events
-	if a.cfg.Pod.Known {
-		emitter, err := kubeevent.New(kubeevent.Config{
-			Client: a.api, Namespace: a.cfg.Pod.Namespace, Pod: a.cfg.Pod.Name, Log: log,
-		})
-		if err != nil {
-			return err
-		}
-		events = emitter
-	}
 	var err error
 	a.config, err = configagent.New(configagent.Config{
-		Client: agentconfiguration.NewAgentConfigurationClient(a.kas),
-		Meta:   a.pod.Meta,
+		Client:  agentconfiguration.NewAgentConfigurationClient(a.kas),
+		Meta:    a.pod.Meta,
+		Modules: []configagent.Module{a.gitops},
 		SetLevels: func(level, grpcLevel zapcore.Level) {
 			a.log.Level.SetLevel(level)
 			a.log.GRPCLevel.SetLevel(grpcLevel)
 		},
-		Events:     events,
+		Events:     a.events,
 		Log:        log,
 		Registerer: a.registry,
 	})

@@ -52,7 +52,19 @@ type running struct {
 
 func config(t *testing.T, kas string) Config {
 	t.Helper()
+	cfg, _ := configWithLeases(t, kas)
+	return cfg
+}
+
+// configWithLeases returns the Leases of the API server, too.
+func configWithLeases(t *testing.T, kas string) (Config, *leases) {
+	t.Helper()
+	held := &leases{all: map[string]map[string]any{}}
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/apis/coordination.k8s.io/") {
+			held.ServeHTTP(w, r)
+			return
+		}
 		switch r.URL.Path {
 		case "/version":
 			fmt.Fprint(w, `{"major":"1","minor":"37"}`)
@@ -71,7 +83,7 @@ func config(t *testing.T, kas string) Config {
 		Observability: listen.Config{Network: "unix", Address: filepath.Join(t.TempDir(), "o.sock")},
 		MaxStreams:    10,
 		GracePeriod:   100 * time.Millisecond,
-	}
+	}, held
 }
 
 func newLog(t *testing.T) (*telemetry.Log, *output) {

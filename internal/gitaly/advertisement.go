@@ -9,6 +9,7 @@ const (
 	serviceLine    = "# service=git-upload-pack"
 	headRef        = "HEAD"
 	branchPrefix   = "refs/heads/"
+	tagPrefix      = "refs/tags/"
 	peeledSuffix   = "^{}"
 	noRefs         = "capabilities" + peeledSuffix
 	shallowPrefix  = "shallow "

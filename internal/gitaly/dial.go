@@ -41,7 +41,8 @@ const serviceConfig = `{
       {"service": "gitaly.CommitService", "method": "GetTreeEntries"},
       {"service": "gitaly.CommitService", "method": "FindCommit"},
       {"service": "gitaly.RefService", "method": "FindDefaultBranchName"},
-      {"service": "gitaly.RefService", "method": "ListRefs"}
+      {"service": "gitaly.RefService", "method": "ListRefs"},
+      {"service": "gitaly.BlobService", "method": "GetBlobs"}
     ],
     "retryPolicy": {
       "maxAttempts": 4,

@@ -1,5 +1,6 @@
 // Package gitaly reads the repositories of a GitLab through its Gitaly servers, or through Praefect, which speaks the same: which
-// commit a branch points to, one file of a commit, and which agents have a configuration file. It understands Gitaly 13 to 18.
+// commit a branch or tag points to, what a commit has in its folders, its files one by one or many at once, and which agents have a
+// configuration file. It understands Gitaly 13 to 18.
 //
 // Three rules run through it. Polling is cheap: the advertisement of all refs costs an unchanged repository no process at all, so
 // it is asked for first, exactly as Gitaly's cache wants it, once for all who wait for the same repository; repositories with too

@@ -22,6 +22,9 @@ const (
 	modeType    = 0o170000
 	modeRegular = 0o100000
 	modeLink    = 0o120000
+
+	modeFolder    = 0o040000
+	modeSubmodule = 0o160000
 )
 
 // File is the content of a regular file of a commit, which is given by its full id. The faults: NotFound if the commit has no such
@@ -53,6 +56,8 @@ type file struct {
 	*operation
 	commit, path string
 	limit        int64
+	// oid is the id of the content, once read.
+	oid string
 }
 
 // again asks where nothing is behind. Only if the commit is there can a file be missing in it.
@@ -101,7 +106,7 @@ func (f *file) read(ctx context.Context) (data []byte, ok bool, err error) {
 		if err := f.check(first); err != nil {
 			return err
 		}
-		ok = true
+		ok, f.oid = true, first.GetOid()
 		data, err = f.receive(first, stream)
 		return err
 	})
@@ -113,9 +118,8 @@ func (f *file) read(ctx context.Context) (data []byte, ok bool, err error) {
 
 // check looks at the first message, the only one that describes the file.
 func (f *file) check(first *gitalypb.TreeEntryResponse) error {
-	mode := first.GetMode() & modeType
-	if first.GetType() != gitalypb.TreeEntryResponse_BLOB || mode != modeRegular {
-		return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is not a regular file: it is a %s", f.project, f.path, kindOf(first))
+	if first.GetType() != gitalypb.TreeEntryResponse_BLOB || first.GetMode()&modeType != modeRegular {
+		return f.notRegular(f.path, first.GetMode())
 	}
 	if first.GetSize() < 0 {
 		return protocolError("a file has a negative size")
@@ -126,16 +130,21 @@ func (f *file) check(first *gitalypb.TreeEntryResponse) error {
 	return nil
 }
 
-func kindOf(first *gitalypb.TreeEntryResponse) string {
-	switch {
-	case first.GetType() == gitalypb.TreeEntryResponse_TREE:
+// notRegular is the user's to mend.
+func (o *operation) notRegular(path string, mode int32) error {
+	return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is not a regular file: it is a %s", o.project, path, kindOf(mode))
+}
+
+func kindOf(mode int32) string {
+	switch mode & modeType {
+	case modeFolder:
 		return "folder"
-	case first.GetType() == gitalypb.TreeEntryResponse_COMMIT:
+	case modeSubmodule:
 		return "submodule"
-	case first.GetMode()&modeType == modeLink:
+	case modeLink:
 		return "symbolic link"
 	default:
-		return "thing of mode " + strconv.FormatInt(int64(first.GetMode()), 8)
+		return "thing of mode " + strconv.FormatInt(int64(mode), 8)
 	}
 }
 
@@ -158,13 +167,14 @@ func (f *file) receive(first *gitalypb.TreeEntryResponse, stream grpc.ServerStre
 	return data, nil
 }
 
+func (f *file) tooBig(size int64) error { return f.operation.tooBig(f.path, size, f.limit) }
+
 // tooBig is the user's to mend. size is 0 if it is not known.
-func (f *file) tooBig(size int64) error {
+func (o *operation) tooBig(path string, size, limit int64) error {
 	if size == 0 {
-		return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is too big: at most %d bytes are allowed", f.project, f.path, f.limit)
+		return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is too big: at most %d bytes are allowed", o.project, path, limit)
 	}
-	return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is too big: %d bytes, at most %d are allowed",
-		f.project, f.path, size, f.limit)
+	return fault.New(fault.FailedPrecondition, fault.Git, "project %q: %s is too big: %d bytes, at most %d are allowed", o.project, path, size, limit)
 }
 
 // isTooBig recognizes the refusal of a file that is larger than asked for. A damaged repository has the same code.

@@ -28,25 +28,34 @@ func (c *Client) Head(ctx context.Context, p backend.Project) (string, error) {
 	if !ok {
 		return "", fault.New(fault.NotFound, fault.Git, "project %q has no branch %q: not a valid name", p.Path, p.DefaultBranch)
 	}
-	a, err := o.poll(ctx, ref)
+	a, err := o.where(ctx, ref)
 	if err != nil {
 		return "", err
 	}
-	if c.memory.doubtful(o.key(), ref, a) {
+	if a.state == missing {
+		return "", fault.New(fault.NotFound, fault.Git, "project %q has no ref %s, which is its default branch", p.Path, ref)
+	}
+	return a.commit, nil
+}
+
+// where says where a full ref, or HEAD, points to. What looks like the answer of a replica that lags behind is asked for again.
+func (o *operation) where(ctx context.Context, ref string) (answer, error) {
+	a, err := o.poll(ctx, ref)
+	if err != nil {
+		return answer{}, err
+	}
+	if o.c.memory.doubtful(o.key(), ref, a) {
 		second, err := o.point(ctx, ref, true)
 		if err != nil {
-			return "", err
+			return answer{}, err
 		}
 		// A repository with tags only has no branch, but it is not empty: the first answer stays.
 		if a.state != missing || second.state != empty {
 			a = second
 		}
 	}
-	c.memory.note(o.key(), ref, a)
-	if a.state == missing {
-		return "", fault.New(fault.NotFound, fault.Git, "project %q has no ref %s, which is its default branch", p.Path, ref)
-	}
-	return a.commit, nil
+	o.c.memory.note(o.key(), ref, a)
+	return a, nil
 }
 
 // defaultRef is the full name of a branch. A name that git would not accept may mean something else where revisions are expected.
@@ -54,14 +63,19 @@ func defaultRef(branch string) (string, bool) {
 	if branch == "" {
 		return headRef, true
 	}
-	bad := strings.HasPrefix(branch, "-") || strings.HasSuffix(branch, ".") || strings.HasSuffix(branch, "/") ||
-		strings.Contains(branch, "..") || strings.Contains(branch, "@{") || strings.Contains(branch, "//") ||
-		strings.ContainsAny(branch, " ~^:?*[\\\x7f") ||
-		strings.ContainsFunc(branch, func(r rune) bool { return r < ' ' })
-	for part := range strings.SplitSeq(branch, "/") {
+	return branchPrefix + branch, validName(branch)
+}
+
+// validName says whether git would take a text for the short name of a branch or tag.
+func validName(name string) bool {
+	bad := name == "" || strings.HasPrefix(name, "-") || strings.HasSuffix(name, ".") || strings.HasSuffix(name, "/") ||
+		strings.Contains(name, "..") || strings.Contains(name, "@{") || strings.Contains(name, "//") ||
+		strings.ContainsAny(name, " ~^:?*[\\\x7f") ||
+		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' })
+	for part := range strings.SplitSeq(name, "/") {
 		bad = bad || part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock")
 	}
-	return branchPrefix + branch, !bad
+	return !bad
 }
 
 // poll asks in the cheapest way.

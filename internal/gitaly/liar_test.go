@@ -21,13 +21,17 @@ type liar struct {
 	gitalypb.UnimplementedSmartHTTPServiceServer
 	gitalypb.UnimplementedCommitServiceServer
 	gitalypb.UnimplementedRefServiceServer
+	gitalypb.UnimplementedBlobServiceServer
 
 	advertisement string
 	entry         []*gitalypb.TreeEntryResponse
 	entries       int
 	entriesErr    error
+	entryID       string
 	commit        *gitalypb.GitCommit
 	refs          []*gitalypb.ListRefsResponse_Reference
+	blobs         []*gitalypb.GetBlobsResponse
+	blobsErr      error
 }
 
 func (l *liar) InfoRefsUploadPack(_ *gitalypb.InfoRefsRequest, stream gitalypb.SmartHTTPService_InfoRefsUploadPackServer) error {
@@ -48,13 +52,22 @@ func (l *liar) GetTreeEntries(_ *gitalypb.GetTreeEntriesRequest, stream gitalypb
 	for range l.entries / each {
 		piece := &gitalypb.GetTreeEntriesResponse{}
 		for range each {
-			piece.Entries = append(piece.Entries, &gitalypb.TreeEntry{Path: []byte("a")})
+			piece.Entries = append(piece.Entries, &gitalypb.TreeEntry{Path: []byte("a"), Oid: l.entryID})
 		}
 		if err := stream.Send(piece); err != nil {
 			return err
 		}
 	}
 	return l.entriesErr
+}
+
+func (l *liar) GetBlobs(_ *gitalypb.GetBlobsRequest, stream gitalypb.BlobService_GetBlobsServer) error {
+	for _, piece := range l.blobs {
+		if err := stream.Send(piece); err != nil {
+			return err
+		}
+	}
+	return l.blobsErr
 }
 
 func (l *liar) FindCommit(context.Context, *gitalypb.FindCommitRequest) (*gitalypb.FindCommitResponse, error) {
@@ -81,6 +94,7 @@ func (l *liar) start(b *bed) backend.Project {
 	gitalypb.RegisterSmartHTTPServiceServer(server, l)
 	gitalypb.RegisterCommitServiceServer(server, l)
 	gitalypb.RegisterRefServiceServer(server, l)
+	gitalypb.RegisterBlobServiceServer(server, l)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	b.Cleanup(func() {
@@ -179,4 +193,79 @@ func TestLiar_AgentConfigFiles(t *testing.T) {
 	}
 	_, err = b.client.AgentConfigFiles(t.Context(), (&liar{advertisement: head, entries: 1000, entriesErr: status.Error(codes.NotFound, "x")}).start(b))
 	b.wantKind(err, fault.Unavailable)
+}
+
+func TestLiar_Blobs(t *testing.T) {
+	whole := func(change func(*gitalypb.GetBlobsResponse)) *gitalypb.GetBlobsResponse {
+		m := &gitalypb.GetBlobsResponse{
+			Path: []byte("a"), Revision: oid2, Oid: oid1, Size: 3, Mode: 0o100644, Type: gitalypb.ObjectType_BLOB, Data: []byte("abc"),
+		}
+		if change != nil {
+			change(m)
+		}
+		return m
+	}
+	more := &gitalypb.GetBlobsResponse{Data: []byte("x")}
+	for name, pieces := range map[string][]*gitalypb.GetBlobsResponse{
+		"nothing":          nil,
+		"data first":       {more},
+		"too much":         {whole(nil), more},
+		"too much at once": {whole(func(m *gitalypb.GetBlobsResponse) { m.Data = []byte("abcd") })},
+		"too little":       {whole(func(m *gitalypb.GetBlobsResponse) { m.Data = []byte("ab") })},
+		"cut by the next":  {whole(func(m *gitalypb.GetBlobsResponse) { m.Data = []byte("ab") }), whole(nil)},
+		"another file":     {whole(func(m *gitalypb.GetBlobsResponse) { m.Path = []byte("b") })},
+		"twice":            {whole(nil), whole(nil)},
+		"another content":  {whole(func(m *gitalypb.GetBlobsResponse) { m.Oid = oid2 })},
+		"no id":            {whole(func(m *gitalypb.GetBlobsResponse) { m.Oid = "x" })},
+		"negative":         {whole(func(m *gitalypb.GetBlobsResponse) { m.Size = -1 })},
+		"no type":          {whole(func(m *gitalypb.GetBlobsResponse) { m.Mode = 0 })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, nil)
+			got := 0
+			err := b.client.Blobs(t.Context(), (&liar{blobs: pieces, commit: &gitalypb.GitCommit{Id: oid2}}).start(b), oid2,
+				[]backend.Entry{{Path: "a", ID: oid1}}, 100, func(backend.Entry, []byte) error { got++; return nil })
+			if name == "no type" {
+				b.wantKind(err, fault.FailedPrecondition, "not a regular file")
+				return
+			}
+			b.wantKind(err, fault.Unavailable, "protocol error")
+			if got > 1 {
+				t.Errorf("given %d times", got)
+			}
+		})
+	}
+}
+
+func TestLiar_Listings(t *testing.T) {
+	b := newBed(t, nil)
+	_, err := b.list((&liar{entries: 1000}).start(b), oid2, "", false)
+	b.wantKind(err, fault.Unavailable, "no object id")
+	// An error after entries is no reason to begin again, and never the end of a list.
+	for _, code := range []codes.Code{codes.Internal, codes.NotFound, codes.InvalidArgument} {
+		_, err := b.list((&liar{entriesErr: status.Error(code, "died")}).start(b), oid2, "", false)
+		b.wantKind(err, fault.Unavailable)
+	}
+}
+
+// TestLiar_UnhealthyAfterAll: a call that is repeated without the primary gives nothing twice.
+func TestLiar_UnhealthyAfterAll(t *testing.T) {
+	b := newBed(t, nil)
+	unhealthy := status.Error(codes.Internal, "primary gitaly is not healthy")
+	l := &liar{entries: 1000, entryID: oid1, entriesErr: unhealthy, blobsErr: unhealthy, blobs: []*gitalypb.GetBlobsResponse{
+		{Path: []byte("a"), Revision: oid2, Oid: oid1, Size: 3, Mode: 0o100644, Type: gitalypb.ObjectType_BLOB, Data: []byte("abc")},
+	}}
+	o, err := b.client.operation(l.start(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.primary = true
+	seen, given := 0, 0
+	err = (&listing{operation: o, commit: oid2, visit: func(backend.Entry) error { seen++; return nil }}).read(t.Context())
+	b.wantKind(err, fault.Unavailable)
+	err = (&bulk{operation: o, commit: oid2, limit: 100, each: func(backend.Entry, []byte) error { given++; return nil }}).read(t.Context(), []backend.Entry{{Path: "a"}})
+	b.wantKind(err, fault.Unavailable)
+	if seen != 1000 || given != 1 {
+		t.Errorf("%d entries, %d files", seen, given)
+	}
 }

@@ -54,12 +54,12 @@ func (o *operation) lookup(ctx context.Context, ref string) (answer, error) {
 // ref is the commit of a ref, "" if there is no such ref. ListRefs takes half the work, but only newer servers know it, and for
 // HEAD it takes more.
 func (o *operation) ref(ctx context.Context, ref string) (string, error) {
-	if strings.HasPrefix(ref, branchPrefix) && o.c.memory.knowsListRefs(o.address) {
+	if strings.HasPrefix(ref, branchPrefix) && o.c.memory.knows(o.address, listRefsMethod) {
 		commit, known, err := o.listRef(ctx, ref)
 		if known || err != nil {
 			return commit, err
 		}
-		o.c.memory.setNoListRefs(o.address)
+		o.c.memory.setUnknown(o.address, listRefsMethod)
 	}
 	return o.findCommit(ctx, ref)
 }

@@ -29,9 +29,18 @@ type memory struct {
 	// mu guards what follows.
 	mu    sync.Mutex
 	repos map[repoKey]*remembered
-	// noListRefs has until when servers are taken not to know ListRefs, by address.
-	noListRefs map[string]time.Time
+	// unknown has until when servers are taken not to know a method.
+	unknown map[serverMethod]time.Time
 }
+
+// serverMethod is a method of the server at an address.
+type serverMethod struct{ address, method string }
+
+// Methods that not every server knows.
+const (
+	listRefsMethod = "ListRefs"
+	getBlobsMethod = "GetBlobs"
+)
 
 type remembered struct {
 	used      time.Time
@@ -49,7 +58,7 @@ type refHistory struct {
 }
 
 func newMemory(now func() time.Time) *memory {
-	return &memory{now: now, repos: map[repoKey]*remembered{}, noListRefs: map[string]time.Time{}}
+	return &memory{now: now, repos: map[repoKey]*remembered{}, unknown: map[serverMethod]time.Time{}}
 }
 
 // repo needs mu.
@@ -87,16 +96,16 @@ func (m *memory) session(key repoKey) string {
 	return r.session
 }
 
-func (m *memory) knowsListRefs(address string) bool {
+func (m *memory) knows(address, method string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.now().Before(m.noListRefs[address])
+	return !m.now().Before(m.unknown[serverMethod{address, method}])
 }
 
-func (m *memory) setNoListRefs(address string) {
+func (m *memory) setUnknown(address, method string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noListRefs[address] = m.now().Add(unknownTime)
+	m.unknown[serverMethod{address, method}] = m.now().Add(unknownTime)
 }
 
 // doubtful says whether an answer looks like that of a replica that lags behind: the ref or all refs are gone, or the ref is back
@@ -141,9 +150,9 @@ func (m *memory) reap() {
 			delete(m.repos, key)
 		}
 	}
-	for address, until := range m.noListRefs {
+	for what, until := range m.unknown {
 		if !now.Before(until) {
-			delete(m.noListRefs, address)
+			delete(m.unknown, what)
 		}
 	}
 }

@@ -112,8 +112,8 @@ func TestReap(t *testing.T) {
 	head()
 	b.clock.Add(forgetTime)
 	b.client.reap()
-	if m := b.client.memory; len(m.repos) != 0 || len(m.noListRefs) != 0 {
-		t.Errorf("remembered %v, %v", m.repos, m.noListRefs)
+	if m := b.client.memory; len(m.repos) != 0 || len(m.unknown) != 0 {
+		t.Errorf("remembered %v, %v", m.repos, m.unknown)
 	}
 }
 

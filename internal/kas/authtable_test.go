@@ -22,6 +22,7 @@ import (
 
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agentregistrar"
+	"gitlab.com/agentk/agentk/api/gitops"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 )
 
@@ -57,6 +58,8 @@ var agentMethods = map[string]func(*testing.T, context.Context, *grpc.ClientConn
 		&agentregistrar.RegisterRequest{AgentMeta: stockMeta, PodId: 1}),
 	agentregistrar.AgentRegistrar_Unregister_FullMethodName: unary(agentregistrar.AgentRegistrar_Unregister_FullMethodName,
 		&agentregistrar.UnregisterRequest{AgentMeta: stockMeta, PodId: 1}),
+	gitops.Gitops_GetObjectsToSynchronize_FullMethodName: stream(gitops.Gitops_GetObjectsToSynchronize_FullMethodName,
+		&gitops.ObjectsToSynchronizeRequest{ProjectId: "acme/infra", Paths: []*gitops.PathCF{{Path: &gitops.PathCF_Glob{Glob: "**"}}}}),
 	reversetunnel.ReverseTunnel_Connect_FullMethodName: stream(reversetunnel.ReverseTunnel_Connect_FullMethodName, &reversetunnel.ConnectRequest{}),
 	"/gitlab.agent.gitlab_access.rpc.GitlabAccess/MakeRequest": func(t *testing.T, ctx context.Context, conn *grpc.ClientConn) error {
 		t.Helper()

@@ -54,7 +54,13 @@ const besideConfig = "ci_access: {projects: [{id: acme/infra, access_as: {ci_job
 // besideGitLab starts both. more is laid over the configuration of kas.
 func besideGitLab(t *testing.T, more string) *beside {
 	t.Helper()
-	gl, err := gitlab.Start(t.Context(), gitlab.Config{Settings: gitlab.Settings{Tier: gitlab.Ultimate}})
+	return besideVersion(t, "", more)
+}
+
+// besideVersion is besideGitLab with a GitLab of a version.
+func besideVersion(t *testing.T, version, more string) *beside {
+	t.Helper()
+	gl, err := gitlab.Start(t.Context(), gitlab.Config{Version: version, Settings: gitlab.Settings{Tier: gitlab.Ultimate}})
 	must(t, err)
 	t.Cleanup(gl.Stop)
 	b := &beside{t: t, gl: gl, agentAddr: freeAddress(t), log: &logBuffer{}}

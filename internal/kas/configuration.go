@@ -22,23 +22,30 @@ type configurationService struct {
 type configurationStream = grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
 
 // sessionStream is a stream whose context ends with the agent's session.
-type sessionStream struct {
-	configurationStream
+type sessionStream[Response any] struct {
+	grpc.ServerStreamingServer[Response]
 	ctx context.Context
 }
 
 // Context returns the session's context.
-func (s sessionStream) Context() context.Context { return s.ctx }
+func (s sessionStream[Response]) Context() context.Context { return s.ctx }
 
 // GetConfiguration implements the service.
 func (s *configurationService) GetConfiguration(req *agentconfiguration.ConfigurationRequest, stream configurationStream) error {
+	return inSession(s.auth, stream, func(stream configurationStream) error { return s.server.GetConfiguration(req, stream) })
+}
+
+// inSession serves a stream that ends as soon as the agent's token is known to be revoked.
+func inSession[Response any](
+	auth *agentauth.Authenticator, stream grpc.ServerStreamingServer[Response], serve func(grpc.ServerStreamingServer[Response]) error,
+) error {
 	// Who is refused now gets no session; an outage is the server's to retry.
-	if _, err := s.auth.Agent(stream.Context()); err != nil && fault.KindOf(err) != fault.Unavailable {
+	if _, err := auth.Agent(stream.Context()); err != nil && fault.KindOf(err) != fault.Unavailable {
 		return err
 	}
-	session, end := s.auth.Session(stream.Context())
+	session, end := auth.Session(stream.Context())
 	defer end()
-	err := s.server.GetConfiguration(req, sessionStream{stream, session})
+	err := serve(sessionStream[Response]{stream, session})
 	if session.Err() != nil && stream.Context().Err() == nil {
 		return context.Cause(session)
 	}

@@ -287,7 +287,7 @@ func TestOmnibusEverything_Starts(t *testing.T) {
 	if err := i.register(credentials.NewTLS(i.trust("/c/a"))); status.Code(err) != codes.Unavailable {
 		t.Errorf("an agent without a GitLab: %v", err)
 	}
-	for _, section := range []string{"agent.gitops", "observability.sentry", "workspaces"} {
+	for _, section := range []string{"observability.sentry", "workspaces"} {
 		if !strings.Contains(i.log.String(), "Configuration: "+section+" (line ") {
 			t.Errorf("nothing is said about %s", section)
 		}

@@ -54,7 +54,8 @@ func (s *server) newGitLab() (world, error) {
 	posts := newPosts(rails, s.named("agent_configuration"))
 	agent := s.file.Agent
 	return world{
-		agents: rails, repository: git, jobs: rails, users: rails, modules: rails, configured: posts.configured,
+		agents: rails, repository: git, projects: gitlabProjects{rails}, manifests: git, projectTTL: agent.Gitops.ProjectInfoCacheTtl.AsDuration(),
+		jobs: rails, users: rails, modules: rails, configured: posts.configured,
 		cacheTTL: agent.InfoCacheTtl.AsDuration(), errorTTL: agent.InfoCacheErrorTtl.AsDuration(),
 		refreshPeriod: refreshPeriod(agent.InfoCacheTtl.AsDuration()),
 		run: func(ctx context.Context) error {

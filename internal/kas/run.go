@@ -17,12 +17,14 @@ import (
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agentregistrar"
 	gitlabaccessapi "gitlab.com/agentk/agentk/api/gitlabaccess"
+	gitopsapi "gitlab.com/agentk/agentk/api/gitops"
 	"gitlab.com/agentk/agentk/api/kascfg"
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
 	"gitlab.com/agentk/agentk/internal/agentserver"
 	"gitlab.com/agentk/agentk/internal/gitlabaccess"
+	gitopsserver "gitlab.com/agentk/agentk/internal/gitops/server"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/listen"
@@ -57,6 +59,7 @@ type server struct {
 	connections connections
 
 	configs *configserver.Server
+	gitops  *gitopsserver.Server
 	agents  *agentserver.Server
 	router  *route.Router   // nil: no section kubernetes_api
 	proxy   *k8sproxy.Proxy // nil likewise
@@ -93,6 +96,7 @@ func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
 		{"backend", s.newWorld},
 		{"agent authentication", s.newAuth},
 		{"agent services", s.newAgentServices},
+		{"GitOps", s.newGitops},
 		{"Kubernetes API proxy", s.newProxy},
 		{"agent listener", s.newAgentServer},
 		{"private API", s.newPrivateAPI},
@@ -120,7 +124,7 @@ func (s *server) run(ctx context.Context) error {
 
 	var below errgroup.Group
 	for _, part := range []func(context.Context) error{
-		s.runStore, s.world.run, s.auth.Run, s.configs.Run, s.tunnels.Run, s.runRouter, s.runObservability,
+		s.runStore, s.world.run, s.auth.Run, s.configs.Run, s.gitops.Run, s.tunnels.Run, s.runRouter, s.runObservability,
 	} {
 		below.Go(func() error {
 			err := part(base)
@@ -233,6 +237,7 @@ func (s *server) newAgentServer(ctx context.Context) error {
 		Register: func(r grpc.ServiceRegistrar) {
 			agentconfiguration.RegisterAgentConfigurationServer(r, &configurationService{auth: s.auth, server: s.configs})
 			agentregistrar.RegisterAgentRegistrarServer(r, registrar)
+			gitopsapi.RegisterGitopsServer(r, &gitopsService{auth: s.auth, server: s.gitops})
 			gitlabaccessapi.RegisterGitlabAccessServer(r, modules)
 			reversetunnel.RegisterReverseTunnelServer(r, &tunnelService{auth: s.auth, registry: s.tunnels})
 		},

@@ -14,6 +14,7 @@ import (
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
 	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/gitlabaccess"
+	gitopsserver "gitlab.com/agentk/agentk/internal/gitops/server"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/standalone"
@@ -24,6 +25,10 @@ import (
 type world struct {
 	agents     agentauth.Backend
 	repository configserver.Repository
+	// projects says what agents may read beside their configuration, manifests reads it. projectTTL is how long that is believed.
+	projects   gitopsserver.Projects
+	manifests  gitopsserver.Repository
+	projectTTL time.Duration
 	jobs       k8sproxy.JobAuthorizer
 	modules    gitlabaccess.Modules
 	// users is nil where nobody knows users.
@@ -78,7 +83,7 @@ func (s *server) newStandalone() (world, error) {
 		return world{}, err
 	}
 	return world{
-		agents: b, repository: b, jobs: b, changes: b, modules: gitlabaccess.NoGitLab{}, run: b.Run,
+		agents: b, repository: b, projects: b, manifests: b, jobs: b, changes: b, modules: gitlabaccess.NoGitLab{}, run: b.Run,
 	}, nil
 }
 

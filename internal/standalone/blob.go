@@ -23,7 +23,7 @@ const (
 )
 
 func (r *repositories) file(ctx context.Context, root, project, commit, path string, limit int64) ([]byte, error) {
-	if !plumbing.IsHash(commit) || len(commit) != 2*len(plumbing.ZeroHash) {
+	if !isCommitID(commit) {
 		return nil, fault.New(fault.InvalidArgument, fault.Git, "project %q: %q is not a commit id", project, commit)
 	}
 	var data []byte
@@ -48,6 +48,8 @@ func (r *repositories) file(ctx context.Context, root, project, commit, path str
 	return data, nil
 }
 
+func isCommitID(s string) bool { return plumbing.IsHash(s) && len(s) == 2*len(plumbing.ZeroHash) }
+
 // errNoSuchFile marks the one NotFound that speaks about the file and not about the repository.
 var errNoSuchFile = errors.New("no such file")
 
@@ -56,7 +58,12 @@ func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string
 	if err != nil {
 		return nil, err
 	}
-	size, err := r.storer.EncodedObjectSize(entry.Hash)
+	return r.blob(ctx, entry.Hash, path, limit)
+}
+
+// blob reads a file's content. Its size is known before anything of it is read.
+func (r *repository) blob(ctx context.Context, id plumbing.Hash, path string, limit int64) ([]byte, error) {
+	size, err := r.storer.EncodedObjectSize(id)
 	if err != nil {
 		return nil, r.unreadable(path, err)
 	}
@@ -68,7 +75,7 @@ func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string
 	if err != nil {
 		return nil, fmt.Errorf("read %s of project %q: %w", path, r.project, err)
 	}
-	blob, err := object.GetBlob(r.storer, entry.Hash)
+	blob, err := object.GetBlob(r.storer, id)
 	if err != nil {
 		return nil, r.unreadable(path, err)
 	}
@@ -77,11 +84,13 @@ func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string
 		return nil, r.unreadable(path, err)
 	}
 	defer func() { _ = reader.Close() }()
-	data, err := io.ReadAll(io.LimitReader(reader, limit+1))
+	data := make([]byte, size)
+	_, err = io.ReadFull(reader, data)
 	if err != nil {
 		return nil, r.unreadable(path, err)
 	}
-	if int64(len(data)) != size {
+	n, err := io.CopyN(io.Discard, reader, 1)
+	if n != 0 || !errors.Is(err, io.EOF) {
 		return nil, r.unreadable(path, errors.New("damaged object"))
 	}
 	return data, nil
@@ -89,15 +98,10 @@ func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string
 
 // find walks the trees from a commit to a regular file.
 func (r *repository) find(ctx context.Context, commit plumbing.Hash, path string) (*object.TreeEntry, error) {
-	err := r.bounded(commit, maxCommitBytes)
+	tree, err := r.rootTree(commit)
 	if err != nil {
-		return nil, r.unreadable("commit "+commit.String(), err)
+		return nil, err
 	}
-	c, err := object.GetCommit(r.storer, commit)
-	if err != nil {
-		return nil, r.unreadable("commit "+commit.String(), err)
-	}
-	tree := c.TreeHash
 	parts := strings.Split(path, "/")
 	for i, name := range parts {
 		err := ctx.Err()
@@ -125,6 +129,19 @@ func (r *repository) find(ctx context.Context, commit plumbing.Hash, path string
 	return nil, fault.Wrap(fault.NotFound, fault.Git, errNoSuchFile, "project %q: %q", r.project, path)
 }
 
+// rootTree is the tree of a commit.
+func (r *repository) rootTree(commit plumbing.Hash) (plumbing.Hash, error) {
+	err := r.bounded(commit, maxCommitBytes)
+	if err != nil {
+		return plumbing.ZeroHash, r.unreadable("commit "+commit.String(), err)
+	}
+	c, err := object.GetCommit(r.storer, commit)
+	if err != nil {
+		return plumbing.ZeroHash, r.unreadable("commit "+commit.String(), err)
+	}
+	return c.TreeHash, nil
+}
+
 func kindOfEntry(m filemode.FileMode) string {
 	switch m {
 	case filemode.Symlink:
@@ -138,13 +155,18 @@ func kindOfEntry(m filemode.FileMode) string {
 	}
 }
 
-// entry finds a name in a tree, nil if it is not there.
-func (r *repository) entry(tree plumbing.Hash, name string) (*object.TreeEntry, error) {
-	err := r.bounded(tree, maxTreeBytes)
+// tree reads a tree.
+func (r *repository) tree(id plumbing.Hash) (*object.Tree, error) {
+	err := r.bounded(id, maxTreeBytes)
 	if err != nil {
 		return nil, err
 	}
-	t, err := object.GetTree(r.storer, tree)
+	return object.GetTree(r.storer, id)
+}
+
+// entry finds a name in a tree, nil if it is not there.
+func (r *repository) entry(tree plumbing.Hash, name string) (*object.TreeEntry, error) {
+	t, err := r.tree(tree)
 	if err != nil {
 		return nil, err
 	}

@@ -28,12 +28,15 @@ type project struct {
 	id     int64
 	path   string
 	groups []*kascfg.StandaloneGroupCF // nearest first
+	public bool
 }
 
 type agent struct {
 	id      int64
 	name    string
 	project *project
+	// reads are the projects that the agent may read besides its own and public ones.
+	reads map[*project]bool
 }
 
 type job struct {
@@ -172,7 +175,7 @@ func (b *sectionBuilder) addProjects(projects []*kascfg.StandaloneProjectCF) {
 			b.mistake(at+".id", "must be positive and unique among projects, is %d", f.GetId())
 		}
 		ids[f.GetId()] = true
-		p := &project{id: f.GetId(), path: f.GetPath(), groups: slices.Clone(f.GetGroups())}
+		p := &project{id: f.GetId(), path: f.GetPath(), groups: slices.Clone(f.GetGroups()), public: f.GetVisibility() == visibilityPublic}
 		b.checkGroups(at, p)
 		// The deeper the path, the nearer the group.
 		slices.SortStableFunc(p.groups, func(x, y *kascfg.StandaloneGroupCF) int {
@@ -237,7 +240,7 @@ func (b *sectionBuilder) addAgents(agents []*kascfg.StandaloneAgentCF) {
 			b.mistake(at+".name", "project %q has two agents named %q", p.path, f.GetName())
 		}
 		names[full] = true
-		a := &agent{id: f.GetId(), name: f.GetName(), project: p}
+		a := &agent{id: f.GetId(), name: f.GetName(), project: p, reads: b.gitopsProjects(at, f)}
 		b.s.agents = append(b.s.agents, a)
 		for k, hash := range f.GetTokenSha256() {
 			if sum, ok := b.token(fmt.Sprintf("%s.token_sha256[%d]", at, k), hash); ok {
@@ -245,6 +248,19 @@ func (b *sectionBuilder) addAgents(agents []*kascfg.StandaloneAgentCF) {
 			}
 		}
 	}
+}
+
+func (b *sectionBuilder) gitopsProjects(at string, f *kascfg.StandaloneAgentCF) map[*project]bool {
+	reads := map[*project]bool{}
+	for i, path := range f.GetGitopsProjects() {
+		p := b.s.projects[strings.ToLower(path)]
+		if p == nil {
+			b.mistake(fmt.Sprintf("%s.gitops_projects[%d]", at, i), "project %q is not listed under projects", path)
+			continue
+		}
+		reads[p] = true
+	}
+	return reads
 }
 
 func (b *sectionBuilder) addJobs(jobs []*kascfg.StandaloneJobCF) {

@@ -15,6 +15,7 @@ const (
 	allRequests       = "k8s_api_proxy_request"
 	fluxNotifications = "flux_git_push_notifications_total"
 	fluxProjects      = "flux_git_push_notified_unique_projects"
+	gitopsSyncs       = "gitops_sync" // up to 16.x
 	registerEvent     = "register_agent_at_kas"
 )
 

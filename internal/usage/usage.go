@@ -6,6 +6,7 @@ package usage
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -57,8 +58,8 @@ type Tracker struct {
 	mu     sync.Mutex
 	usage  counts
 	events events
-	// noEvents: this GitLab does not know events.
-	noEvents bool
+	// noEvents: this GitLab does not know events; noSyncs: it does not count GitOps.
+	noEvents, noSyncs bool
 }
 
 // New returns a Tracker.
@@ -115,6 +116,18 @@ func (t *Tracker) FluxNotified(projectID int64) {
 	defer t.mu.Unlock()
 	t.usage.counters[fluxNotifications]++
 	t.dropped.Add(float64(t.usage.see(fluxProjects, projectID, t.cfg.MaxItems)))
+}
+
+// GitopsSynced counts that files of a project were sent to be synchronised.
+func (t *Tracker) GitopsSynced() {
+	if t == nil || t.cfg.UsagePeriod == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.noSyncs {
+		t.usage.counters[gitopsSyncs]++
+	}
 }
 
 // Registered notes that a pod of an agent has registered. The same registration again, by any pod, changes nothing until the next
@@ -187,7 +200,7 @@ func (t *Tracker) sendUsage(ctx context.Context) {
 	if report.empty() {
 		return
 	}
-	err := t.cfg.Reporter.PostUsage(ctx, report.counters, report.lists())
+	err := t.postUsage(ctx, report)
 	if err == nil {
 		return
 	}
@@ -196,6 +209,27 @@ func (t *Tracker) sendUsage(ctx context.Context) {
 	t.mu.Unlock()
 	t.dropped.Add(float64(dropped))
 	t.cfg.Log.Warn("Usage could not be reported to GitLab; it is kept for the next report", zap.Error(err))
+}
+
+// postUsage posts a report. A GitLab from 17.0 on refuses the name of one counter, and the whole report with it: it gets the rest.
+func (t *Tracker) postUsage(ctx context.Context, report counts) error {
+	err := t.cfg.Reporter.PostUsage(ctx, report.counters, report.lists())
+	if fault.KindOf(err) != fault.Internal || err == nil || report.counters[gitopsSyncs] == 0 {
+		return err
+	}
+	rest := maps.Clone(report.counters)
+	delete(rest, gitopsSyncs)
+	if len(rest)+len(report.unique) > 0 {
+		if err := t.cfg.Reporter.PostUsage(ctx, rest, report.lists()); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noSyncs = true
+	delete(t.usage.counters, gitopsSyncs)
+	t.cfg.Log.Info("This GitLab does not count GitOps synchronisations; none are reported from now on")
+	return nil
 }
 
 func (t *Tracker) sendEvents(ctx context.Context) {

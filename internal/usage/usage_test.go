@@ -96,6 +96,68 @@ func newTracker(t *testing.T, g *gitLab, adjust func(*Config)) *Tracker {
 	return tracker
 }
 
+// strict refuses, as GitLab does, a report with a name that it does not know.
+type strict struct {
+	*gitLab
+	unknown string
+	refused int
+}
+
+func (s *strict) PostUsage(ctx context.Context, counters map[string]int64, unique map[string][]int64) error {
+	if counters[s.unknown] > 0 {
+		s.refused++
+		return fault.New(fault.Internal, fault.GitLab, "HTTP status code: 400")
+	}
+	return s.gitLab.PostUsage(ctx, counters, unique)
+}
+
+func TestGitopsSyncs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gitLab{}
+		tracker := newTracker(t, g, nil)
+		defer run(tracker)()
+		tracker.GitopsSynced()
+		tracker.GitopsSynced()
+		minute()
+		want := []report{{Counters: map[string]int64{"gitops_sync": 2}, Unique: map[string][]int64{}}}
+		if diff := cmp.Diff(want, g.reports); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		(*Tracker)(nil).GitopsSynced()
+	})
+}
+
+// TestGitopsSyncs_NewerGitLab: from 17.0 on GitLab refuses the name, and would refuse all other counters with it.
+func TestGitopsSyncs_NewerGitLab(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &strict{gitLab: &gitLab{}, unknown: "gitops_sync"}
+		tracker := newTracker(t, g.gitLab, func(c *Config) { c.Reporter = g })
+		defer run(tracker)()
+		for range 3 {
+			tracker.GitopsSynced()
+			tracker.FluxNotified(9)
+			minute()
+		}
+		if g.refused != 1 || len(g.reports) != 3 {
+			t.Errorf("%d refused, %d reports", g.refused, len(g.reports))
+		}
+		for _, r := range g.reports {
+			if diff := cmp.Diff(map[string]int64{fluxNotifications: 1}, r.Counters); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		}
+		// An outage is not a refusal.
+		g.set(fault.New(fault.Unavailable, fault.GitLab, "not now"), false)
+		tracker.FluxNotified(9)
+		minute()
+		g.set(nil, false)
+		minute()
+		if len(g.reports) != 4 {
+			t.Errorf("%d reports", len(g.reports))
+		}
+	})
+}
+
 // run runs tracker in a synctest bubble; stop ends it and waits.
 func run(tracker *Tracker) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())

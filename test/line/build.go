@@ -17,7 +17,7 @@ import (
 
 const modulePath = "gitlab.com/agentk/agentk"
 
-// Binaries are the two daemons, as paths.
+// Binaries are the two daemons, as paths. The engine of GitOps has to be beside Agentk, as agentk-gitops.
 type Binaries struct {
 	Kas, Agentk string
 }
@@ -56,7 +56,7 @@ func Build(ctx context.Context) (Binaries, error) {
 	if raceBuild {
 		args = append(args, "-race")
 	}
-	if _, err := goCommand(ctx, append(args, modulePath+"/cmd/kas", modulePath+"/cmd/agentk")...); err != nil {
+	if _, err := goCommand(ctx, append(args, modulePath+"/cmd/kas", modulePath+"/cmd/agentk", modulePath+"/cmd/agentk-gitops")...); err != nil {
 		return Binaries{}, fmt.Errorf("build the daemons: %w", err)
 	}
 	built.binaries = Binaries{Kas: filepath.Join(dir, "kas"), Agentk: filepath.Join(dir, "agentk")}

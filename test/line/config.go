@@ -88,6 +88,8 @@ type Agent struct {
 	// Token is by default a random one. Revoked: kas does not know it.
 	Token   string
 	Revoked bool
+	// GitOpsProjects are those it may read manifests from, besides its own and public ones. They get repositories.
+	GitOpsProjects []string
 	// KasAddress is by default that of kas itself. Args and Env are added to the agent's flags and environment.
 	KasAddress string
 	Args, Env  []string
@@ -210,7 +212,7 @@ func (c *Config) addProjects() {
 	}
 	var missing []string
 	for _, a := range c.Agents {
-		missing = append(missing, a.Project)
+		missing = append(append(missing, a.Project), a.GitOpsProjects...)
 	}
 	for _, j := range c.Jobs {
 		missing = append(missing, j.Project)

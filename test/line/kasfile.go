@@ -83,7 +83,9 @@ func (l *Line) standaloneSection() object {
 		if !a.Revoked {
 			hashes = append(hashes, hashToken(a.Token))
 		}
-		agents = append(agents, object{"id": a.ID, "name": a.Name, "project": a.Project, "token_sha256": hashes})
+		agents = append(agents, object{
+			"id": a.ID, "name": a.Name, "project": a.Project, "token_sha256": hashes, "gitops_projects": a.GitOpsProjects,
+		})
 	}
 	for _, j := range l.cfg.Jobs {
 		jobs = append(jobs, j.section())

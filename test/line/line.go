@@ -150,8 +150,10 @@ func (l *Line) makeRepositories(ctx context.Context) error {
 		return err
 	}
 	for _, a := range l.cfg.Agents {
-		if err := l.repositories.create(ctx, a.Project); err != nil {
-			return err
+		for _, project := range append([]string{a.Project}, a.GitOpsProjects...) {
+			if err := l.repositories.create(ctx, project); err != nil {
+				return err
+			}
 		}
 		if a.Config == "" {
 			continue
@@ -229,6 +231,20 @@ func (l *Line) PushConfig(ctx context.Context, agent, content string) (string, e
 		return "", err
 	}
 	return l.repositories.push(ctx, a.Project, map[string]string{configPath(agent): content})
+}
+
+// Push commits files of a project (by path; an empty content removes the file), pushes them with git to its default branch, and returns
+// the commit. A project without a repository gets one.
+func (l *Line) Push(ctx context.Context, project string, files map[string]string) (string, error) {
+	if err := l.repositories.create(ctx, project); err != nil {
+		return "", err
+	}
+	return l.repositories.push(ctx, project, files)
+}
+
+// Git runs git in the clone of a project and returns what it prints.
+func (l *Line) Git(ctx context.Context, project string, args ...string) (string, error) {
+	return l.repositories.run(ctx, l.CloneDir(project), args...)
 }
 
 // RepositoryDir is the bare repository of a project.

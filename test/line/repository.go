@@ -80,7 +80,7 @@ func (r *repositories) push(ctx context.Context, project string, files map[strin
 	}
 	for _, args := range [][]string{
 		{"add", "--all"},
-		{"commit", "--quiet", "--allow-empty", "--message", "Change the agent configuration"},
+		{"commit", "--quiet", "--allow-empty", "--message", "Change files"},
 		{"push", "--quiet", "origin", "HEAD:main"},
 	} {
 		if _, err := r.run(ctx, clone, args...); err != nil {

@@ -133,7 +133,6 @@ func TestAgent18_ServicesOfOthers(t *testing.T) {
 	a := dial(t, k, "agent-18", "ws")
 	for _, method := range []string{
 		"/gitlab.agent.flux.rpc.GitLabFlux/ReconcileProjects",
-		"/gitlab.agent.gitops.rpc.Gitops/GetObjectsToSynchronize",
 		"/gitlab.agent.job_router.rpc.JobRouter/GetJob",
 		"/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Rename",
 	} {

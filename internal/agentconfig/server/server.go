@@ -16,6 +16,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agenttracker"
 	"gitlab.com/agentk/agentk/internal/backend"
+	"gitlab.com/agentk/agentk/internal/pushes"
 )
 
 // Authenticator knows the agent behind an RPC.
@@ -83,7 +84,7 @@ type Server struct {
 	agentconfiguration.UnimplementedAgentConfigurationServer
 
 	cfg      Config
-	pushes   *pushHub
+	pushes   *pushes.Hub
 	refusals *refusals
 	results  *prometheus.CounterVec
 }
@@ -96,7 +97,7 @@ func New(cfg Config) (*Server, error) {
 	case cfg.PollPeriod <= 0, cfg.MaxFileSize <= 0:
 		return nil, errors.New("agent configuration: poll period and maximum file size must be positive")
 	}
-	s := &Server{cfg: cfg, pushes: newPushHub(), refusals: newRefusals()}
+	s := &Server{cfg: cfg, pushes: pushes.NewHub(), refusals: newRefusals()}
 	s.results = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kas_config_pushes_total",
 		Help: "Agent configurations by what became of them: sent, rejected because of the user's mistake, or error",
@@ -114,7 +115,7 @@ func New(cfg Config) (*Server, error) {
 
 // Run passes push events on until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	s.pushes.run(ctx, s.cfg.Pushes, s.cfg.Log)
+	s.pushes.Run(ctx, s.cfg.Pushes, s.cfg.Log)
 	return nil
 }
 

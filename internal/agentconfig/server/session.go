@@ -252,7 +252,7 @@ func (x *session) follow(path string) {
 	}
 	x.leave()
 	x.path = path
-	x.wake, x.leave = x.s.pushes.join(path)
+	x.wake, x.leave = x.s.pushes.Join(path)
 }
 
 // wait returns true when it is time to check again and false when the stream is to end.

@@ -91,7 +91,7 @@ func New(run RunFunc, p Process) *cobra.Command {
 	// It fails only for a flag that does not exist.
 	_ = root.RegisterFlagCompletionFunc("log-format",
 		cobra.FixedCompletions([]string{telemetry.FormatJSON, telemetry.FormatConsole}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(generateCommand(p), doctorCommand(p), show.Command("agentk"))
+	root.AddCommand(generateCommand(p), doctorCommand(p), gitopsCommand(p), show.Command("agentk"))
 	return root
 }
 

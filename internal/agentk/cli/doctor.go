@@ -38,7 +38,7 @@ type doctorOptions struct {
 // daemonOnly are flags of the agent that have nothing to do with what the doctor looks at.
 var daemonOnly = []string{
 	"observability-listen-network", "observability-listen-address", "observability-cert-file", "observability-key-file",
-	"tunnel-max-streams", "shutdown-grace-period", "log-format",
+	"tunnel-max-streams", "shutdown-grace-period", "log-format", "gitops-engine", "gitops-memory-limit", "gitops-values-url",
 }
 
 func doctorCommand(p Process) *cobra.Command {

@@ -39,6 +39,8 @@ type options struct {
 	maxStreams                                           int
 	gracePeriod                                          time.Duration
 	logFormat                                            string
+	engine, engineMemory                                 string
+	valuesURLs                                           []string
 	configFile                                           string
 	// configToken is the token in the file of --config.
 	configToken string
@@ -66,6 +68,11 @@ func (o *options) bind(f *pflag.FlagSet) {
 	f.IntVar(&o.maxStreams, "tunnel-max-streams", tunnel.DefaultMaxStreams, "requests served at once, at most")
 	f.DurationVar(&o.gracePeriod, "shutdown-grace-period", defaultGracePeriod, "how long running requests may go on when the agent is told to stop")
 	f.StringVar(&o.logFormat, "log-format", telemetry.FormatJSON, "log lines as json, or for people as console")
+	f.StringVar(&o.engine, "gitops-engine", "", "executable of the GitOps engine (default: agentk-gitops beside agentk)")
+	f.StringVar(&o.engineMemory, "gitops-memory-limit", "",
+		"memory that the GitOps engine may take, such as 512Mi (default: "+memoryVariable+", or 512Mi or what the container has to spare)")
+	f.StringArrayVar(&o.valuesURLs, "gitops-values-url", nil,
+		"prefix of https URLs that values of charts may be read from (repeatable); without it none")
 	bindReceptive(f)
 	o.kubernetes.bind(f)
 }
@@ -94,6 +101,9 @@ func (o *options) config(p Process, log *zap.Logger) (agentk.Config, error) {
 		return cfg, flagError("kas-header", err)
 	}
 	if cfg.Kas.Token, err = tokenSource(o.tokenFile, o.configToken, p, log); err != nil {
+		return cfg, err
+	}
+	if cfg.GitOps, err = o.gitOps(p); err != nil {
 		return cfg, err
 	}
 	if cfg.REST, err = o.kubernetes.load(); err != nil {

@@ -84,7 +84,6 @@ func findUnsupported(f *kascfg.ConfigurationFile) []rules.Violation {
 		present bool
 		msg     string
 	}{
-		{"agent.gitops", a.GetGitops() != nil, later},
 		{
 			"agent.kubernetes_api.websocket_token_secret_file", a.GetKubernetesApi().GetWebsocketTokenSecretFile() != "",
 			"is checked, but WebSocket tokens of browsers are not supported yet",

@@ -131,7 +131,7 @@ func TestParse_OmnibusEverything(t *testing.T) {
 		path, _, _ := strings.Cut(u, " ")
 		sections = append(sections, path)
 	}
-	want := []string{"agent.gitops", "agent.kubernetes_api.websocket_token_secret_file", "observability.sentry", "workspaces"}
+	want := []string{"agent.kubernetes_api.websocket_token_secret_file", "observability.sentry", "workspaces"}
 	if diff := cmp.Diff(want, sections); diff != "" {
 		t.Errorf("unsupported (-want +got)\n%s", diff)
 	}

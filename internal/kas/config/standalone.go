@@ -110,6 +110,9 @@ func (c *standaloneCheck) agent(a *kascfg.StandaloneAgentCF, at string) {
 		once(c, c.agentNames, [2]string{a.GetProject(), a.GetName()}, at+".name")
 	}
 	c.knownProject(a.GetProject(), at+".project")
+	for i, p := range a.GetGitopsProjects() {
+		c.knownProject(p, item(at+".gitops_projects", i))
+	}
 	if len(a.GetTokenSha256()) > maxTokens {
 		c.add(at+".token_sha256", "must have at most %d items", maxTokens)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -25,6 +26,16 @@ func TestStandalone_OtherSectionsAreOptional(t *testing.T) {
 		t.Errorf("%q %q", c.Warnings, c.Unsupported)
 	}
 	parse(t, "standalone: {repositories_dir: /r}")
+}
+
+func TestStandalone_GitopsProjects(t *testing.T) {
+	const text = "standalone:\n  repositories_dir: /r\n  projects: [{id: 1, path: a/b}, {id: 2, path: a/c}]\n" +
+		"  agents:\n  - {id: 1, name: x, project: a/b, gitops_projects: [%s]}\n"
+	if c := parse(t, fmt.Sprintf(text, "a/c")); c.File.Standalone.Agents[0].GitopsProjects[0] != "a/c" {
+		t.Errorf("got %v", c.File.Standalone)
+	}
+	wantMistakes(t, fmt.Sprintf(text, "a/d"), "standalone.agents[0].gitops_projects[0] (line 5): is none of standalone.projects")
+	wantMistakes(t, fmt.Sprintf(text, `""`), "standalone.agents[0].gitops_projects[0] (line 5): must not be empty")
 }
 
 func TestStandalone_ExternalURLMayStandAlone(t *testing.T) {

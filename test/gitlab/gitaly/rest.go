@@ -2,7 +2,6 @@ package gitaly
 
 import (
 	"context"
-	"errors"
 	"os"
 	"strings"
 
@@ -11,67 +10,6 @@ import (
 
 	"gitlab.com/agentk/agentk/api/gitaly"
 )
-
-// GetBlobs reads many files at once.
-func (s *Server) GetBlobs(request *gitaly.GetBlobsRequest, stream gitaly.BlobService_GetBlobsServer) error {
-	dir, err := s.locate(request.GetRepository())
-	if err != nil {
-		return err
-	}
-	if len(request.GetRevisionPaths()) == 0 {
-		return status.Error(codes.InvalidArgument, "empty RevisionPaths")
-	}
-	for _, rp := range request.GetRevisionPaths() {
-		if err := checkRevision([]byte(rp.GetRevision())); err != nil {
-			return err
-		}
-	}
-	for _, rp := range request.GetRevisionPaths() {
-		if err := s.sendItem(dir, rp, request.GetLimit(), stream); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Server) sendItem(dir string, rp *gitaly.GetBlobsRequest_RevisionPath, limit int64, stream gitaly.BlobService_GetBlobsServer) error {
-	path := strings.TrimSuffix(string(rp.GetPath()), "/")
-	first := &gitaly.GetBlobsResponse{Revision: rp.GetRevision(), Path: []byte(path)}
-	found, err := s.find(stream.Context(), dir, rp.GetRevision(), path)
-	if errors.Is(err, errMissing) {
-		return stream.Send(first)
-	}
-	if err != nil {
-		return err
-	}
-	first.Oid, first.Mode, first.Size = found.oid, found.mode, found.size
-	switch found.kind {
-	case "tree":
-		first.Type = gitaly.ObjectType_TREE
-		return stream.Send(first)
-	case "commit":
-		first.Type, first.IsSubmodule = gitaly.ObjectType_COMMIT, true
-		return stream.Send(first)
-	}
-	first.Type = gitaly.ObjectType_BLOB
-	content, err := s.object(stream.Context(), dir, "blob", found.oid)
-	if err != nil {
-		return err
-	}
-	if limit >= 0 {
-		content = content[:min(limit, int64(len(content)))]
-	}
-	if len(content) == 0 {
-		return stream.Send(first)
-	}
-	next := first
-	return s.pieces(content, func(piece []byte) error {
-		next.Data = piece
-		err := stream.Send(next)
-		next = &gitaly.GetBlobsResponse{}
-		return err
-	})
-}
 
 // ObjectFormat names the hash of a repository.
 func (s *Server) ObjectFormat(ctx context.Context, request *gitaly.ObjectFormatRequest) (*gitaly.ObjectFormatResponse, error) {

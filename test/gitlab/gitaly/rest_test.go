@@ -171,6 +171,26 @@ func TestGetBlobs(t *testing.T) {
 			t.Errorf("limit %d: %v, %v", limit, got, err)
 		}
 	}
+	// Many files of one call, some of them cut.
+	items = items[:1]
+	for range 50 {
+		items = append(items, &gitaly.GetBlobsRequest_RevisionPath{Revision: c.c2, Path: []byte("big.bin")}, &gitaly.GetBlobsRequest_RevisionPath{Revision: c.c1, Path: []byte("run.sh")})
+	}
+	for _, limit := range []int64{7, 300_000} {
+		got, err := ask(&gitaly.GetBlobsRequest{RevisionPaths: items, Limit: limit})
+		if err != nil || len(got) != len(items) {
+			t.Fatalf("%d items, %v", len(got), err)
+		}
+		for i, item := range got[1:] {
+			want := "echo 1\n"
+			if i%2 == 0 {
+				want = strings.Repeat("0123456789", 30_000)[:limit]
+			}
+			if string(item.GetData()) != want || string(item.GetPath()) != string(items[i+1].GetPath()) {
+				t.Fatalf("item %d of limit %d: %d bytes of %s", i, limit, len(item.GetData()), item.GetPath())
+			}
+		}
+	}
 	_, err = ask(&gitaly.GetBlobsRequest{Limit: -1})
 	wantCode(t, err, codes.InvalidArgument)
 	_, err = ask(&gitaly.GetBlobsRequest{RevisionPaths: []*gitaly.GetBlobsRequest_RevisionPath{{Revision: "-x", Path: []byte("f")}}})

@@ -22,14 +22,13 @@ import (
 	"k8s.io/client-go/rest"
 
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
+	"gitlab.com/agentk/agentk/internal/ownpod"
 )
 
 const (
 	component = "agentk"
 	// repeatAfter is when the same event is published again: API servers forget events after an hour.
 	repeatAfter = 45 * time.Minute
-	// asMetadata asks for an object's metadata alone; the whole object will do.
-	asMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 	// maxMessage is the longest message that API servers take, in bytes.
 	maxMessage = 1024
 )
@@ -84,10 +83,11 @@ func (e *Emitter) Emit(ctx context.Context, ev agent.Event) {
 func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 	object := e.object
 	if object == nil {
-		var final bool
-		object, final = e.find(ctx)
-		if final {
+		var err error
+		if object, err = ownpod.Find(ctx, e.cfg.Client, e.cfg.Namespace, e.cfg.Pod); err == nil {
 			e.object = object
+		} else {
+			e.cfg.Log.Debug("The agent's Deployment was not found", zap.Error(err))
 		}
 	}
 	now := metav1.Now()
@@ -118,48 +118,6 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 		return err
 	}
 	return e.cfg.Client.Patch(types.MergePatchType).AbsPath(events, event.Name).Body(patch).Do(ctx).Error()
-}
-
-// find follows the owners of the pod as far as this agent may read them. The answer is final if everything could be read.
-func (e *Emitter) find(ctx context.Context) (object *corev1.ObjectReference, final bool) {
-	object = &corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.cfg.Namespace, Name: e.cfg.Pod}
-	pod, err := e.get(ctx, "/api/v1", "pods", e.cfg.Pod)
-	if err != nil {
-		e.cfg.Log.Debug("The agent's own pod cannot be read", zap.Error(err))
-		return object, false
-	}
-	object.UID = pod.UID
-	owner := metav1.GetControllerOf(pod)
-	if owner == nil || owner.Kind != "ReplicaSet" {
-		return object, true
-	}
-	set, err := e.get(ctx, "/apis/apps/v1", "replicasets", owner.Name)
-	if err != nil {
-		e.cfg.Log.Debug("The agent's own replica set cannot be read", zap.Error(err))
-		return object, false
-	}
-	owner = metav1.GetControllerOf(set)
-	if owner == nil || owner.Kind != "Deployment" {
-		return object, true
-	}
-	return &corev1.ObjectReference{
-		Kind:       owner.Kind,
-		APIVersion: owner.APIVersion,
-		Namespace:  e.cfg.Namespace,
-		Name:       owner.Name,
-		UID:        owner.UID,
-	}, true
-}
-
-// get reads what all kinds have: names, UID, owners.
-func (e *Emitter) get(ctx context.Context, group, resource, name string) (*metav1.PartialObjectMetadata, error) {
-	answer, err := e.cfg.Client.Get().AbsPath(group, "namespaces", e.cfg.Namespace, resource, name).
-		SetHeader("Accept", asMetadata).Do(ctx).Raw()
-	if err != nil {
-		return nil, err
-	}
-	object := &metav1.PartialObjectMetadata{}
-	return object, json.Unmarshal(answer, object)
 }
 
 // eventName is the same for the same event of every pod, so that replicas do not repeat each other.

@@ -1,4 +1,6 @@
-package server
+// Package pushes hands push events to the streams that wait for them. It listens once for all streams of a service, so that a stream
+// that is busy with its own project cannot lose its event among those of all others.
+package pushes
 
 import (
 	"context"
@@ -18,17 +20,24 @@ var resubscribePolicy = backoff.Policy{
 	ResetAfter: 20 * time.Second,
 }
 
-// pushHub listens to push events once for all streams, so that a stream that is busy with its own project cannot lose its event
-// among those of all others.
-type pushHub struct {
+// Source tells to which projects was pushed, by full path. The channel ends with ctx, or when events may have been missed.
+type Source interface {
+	Subscribe(ctx context.Context) (<-chan string, error)
+}
+
+// Hub knows who waits for pushes to which project.
+type Hub struct {
+	// mu guards waiting.
 	mu      sync.Mutex
 	waiting map[string]map[chan struct{}]struct{} // by project path
 }
 
-func newPushHub() *pushHub { return &pushHub{waiting: map[string]map[chan struct{}]struct{}{}} }
+// NewHub returns a Hub. It pokes while Run is running.
+func NewHub() *Hub { return &Hub{waiting: map[string]map[chan struct{}]struct{}{}} }
 
-// join returns a channel that is poked on each push to the project. Pokes that nobody has taken yet are one.
-func (h *pushHub) join(path string) (wake <-chan struct{}, leave func()) {
+// Join returns a channel that is poked on each push to the project with this full path. Pokes that nobody has taken yet are one. The
+// caller has to leave.
+func (h *Hub) Join(path string) (wake <-chan struct{}, leave func()) {
 	ch := make(chan struct{}, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -46,7 +55,7 @@ func (h *pushHub) join(path string) (wake <-chan struct{}, leave func()) {
 	}
 }
 
-func (h *pushHub) poke(path string) {
+func (h *Hub) poke(path string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for ch := range h.waiting[path] {
@@ -54,7 +63,7 @@ func (h *pushHub) poke(path string) {
 	}
 }
 
-func (h *pushHub) pokeAll() {
+func (h *Hub) pokeAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, set := range h.waiting {
@@ -71,11 +80,11 @@ func poke(ch chan<- struct{}) {
 	}
 }
 
-// run passes events on until ctx ends. After a gap in the subscription everybody looks anew.
-func (h *pushHub) run(ctx context.Context, pushes Pushes, log *zap.Logger) {
+// Run passes events on until ctx ends. After a gap in the subscription everybody looks anew.
+func (h *Hub) Run(ctx context.Context, source Source, log *zap.Logger) {
 	retry := backoff.New(resubscribePolicy)
 	for first := true; ; first = false {
-		events, err := pushes.Subscribe(ctx)
+		events, err := source.Subscribe(ctx)
 		if err == nil {
 			if !first {
 				h.pokeAll()
