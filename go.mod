@@ -3,6 +3,7 @@ module gitlab.com/agentk/agentk
 go 1.26.0
 
 require (
+	github.com/bmatcuk/doublestar/v4 v4.10.4 // the globs of GitOps paths
 	github.com/bufbuild/protocompile v0.14.1 // compiles api/*.proto for "make gen" without protoc
 	github.com/fsnotify/fsnotify v1.10.1 // notices changed configuration, certificate and repository files
 	github.com/go-git/go-billy/v5 v5.9.2 // the file system that go-git reads through
@@ -12,8 +13,10 @@ require (
 	github.com/google/go-cmp v0.7.0 // readable differences in tests
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // WebSocket with settable buffers
 	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0 // grpc_server_* and grpc_client_* metrics
+	github.com/pmezard/go-difflib v1.0.1-0.20181226105442-5d4384ee4fb2 // unified differences of objects for "agentk gitops diff"
 	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/redis/go-redis/v9 v9.23.0 // the store that replicas of kas share: server, sentinel, cluster
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // checks charts' values without fetching schemas
 	github.com/spf13/cobra v1.10.2 // command lines
 	github.com/spf13/pflag v1.0.10 // flag sets shared with client-go
 	go.uber.org/goleak v1.3.0 // finds goroutines that tests leave behind
@@ -27,29 +30,18 @@ require (
 	google.golang.org/grpc v1.85.0 // the protocol between agentk and kas
 	google.golang.org/protobuf v1.36.12 // messages of that protocol
 	gopkg.in/yaml.v3 v3.0.1 // configuration files with line numbers
+	helm.sh/helm/v3 v3.22.0 // renders charts and writes release records, in the GitOps engine
 	k8s.io/api v0.37.2 // Kubernetes objects: Events, TokenRequest
 	k8s.io/apimachinery v0.37.2 // Kubernetes Status and errors
+	k8s.io/cli-runtime v0.37.2 // clients in the form that cli-utils takes them
 	k8s.io/client-go v0.37.2 // the agent's way to its API server
 	k8s.io/klog/v2 v2.140.0 // the Kubernetes libraries' log, redirected
 	pgregory.net/rapid v1.3.0 // model tests of the tunnel registry
+	sigs.k8s.io/cli-utils v0.37.2 // applies, prunes and waits: the GitOps engine
+	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // reads JSON as the API server does, and finds duplicate keys
+	sigs.k8s.io/kustomize/api v0.21.1 // builds kustomizations on a tree in memory
+	sigs.k8s.io/kustomize/kyaml v0.21.1 // the file system in memory that kustomize reads
 	sigs.k8s.io/yaml v1.6.0 // YAML answers for clients that ask for them
-)
-
-require (
-	github.com/bmatcuk/doublestar/v4 v4.10.4 // the globs of GitOps paths
-	helm.sh/helm/v3 v3.22.0
-	k8s.io/cli-runtime v0.37.2
-	k8s.io/kubectl v0.37.2 // indirect
-	sigs.k8s.io/cli-utils v0.37.2
-	sigs.k8s.io/kustomize/api v0.21.1
-	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
-)
-
-require (
-	github.com/pmezard/go-difflib v1.0.1-0.20181226105442-5d4384ee4fb2
-	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
-	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730
-	sigs.k8s.io/kustomize/kyaml v0.21.1
 )
 
 require (
@@ -152,7 +144,9 @@ require (
 	k8s.io/component-base v0.37.2 // indirect
 	k8s.io/component-helpers v0.37.2 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
+	k8s.io/kubectl v0.37.2 // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
 	sigs.k8s.io/controller-runtime v0.18.4 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
+	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
