@@ -2,6 +2,7 @@ package gitops
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -57,6 +58,11 @@ func (s suite) Run() int {
 	}
 	shared = bed
 	defer shared.Stop()
+	// The tests mostly wait. Whoever gives the flag gets what it says.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := s.m.Run()
 	for name, log := range shared.Logs() {
 		if strings.Contains(log, "WARNING: DATA RACE") || strings.Contains(log, "panic:") {

@@ -319,15 +319,14 @@ func TestChart(t *testing.T) {
 	b.kas.push("charts", "c3", files{"x/Chart.yaml": "chart 3"})
 	b.ran(5, worker, "c3", files{"0:x/Chart.yaml": "chart 3", "2:values/prod.yaml": "new file values", "3:values.yaml": "new url values"})
 	// News that cannot be read to the end count as little.
-	b.kas.mu.Lock()
-	b.kas.broken = "values/prod.yaml"
-	b.kas.mu.Unlock()
-	b.kas.push("group/config", "v4", files{"values/prod.yaml": "broken"})
+	b.kas.push("group/config", "v4", files{"values/prod.yaml": broken})
 	before := len(b.lines("Synchronization failed", worker))
 	b.wait(before+3, "Synchronization failed", worker)
 	if got := len(b.lines("fake: run", worker)); got != 5 {
 		t.Error("runs:", got)
 	}
+	b.kas.push("charts", "c4", files{"x/Chart.yaml": "chart 4"})
+	b.ran(6, worker, "c4", files{"0:x/Chart.yaml": "chart 4", "2:values/prod.yaml": "new file values", "3:values.yaml": "new url values"})
 	if got := b.kas.requests("charts")[0].Ref; got.GetBranch() != "main" {
 		t.Error(got)
 	}

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 // files are the files of a commit.
 type files map[string]string
 
+// broken is the content of a file before which streams are always cut.
+const broken = "broken"
+
 // repo is a project with one branch.
 type repo struct {
 	id      int64
@@ -59,7 +62,6 @@ type kas struct {
 	repos   map[string]*repo
 	errs    map[string]error // by project: the answer
 	cut     string           // file before which streams are cut once
-	broken  string           // file before which streams are always cut
 	asked   []*gitops.ObjectsToSynchronizeRequest
 	changed chan struct{} // closed when something has changed
 }
@@ -154,7 +156,7 @@ func (k *kas) send(req *gitops.ObjectsToSynchronizeRequest, s grpc.ServerStreami
 	}}}
 	for _, name := range names {
 		k.mu.Lock()
-		cut := name == k.cut || name == k.broken
+		cut := name == k.cut || content[name] == broken
 		if name == k.cut {
 			k.cut = ""
 		}

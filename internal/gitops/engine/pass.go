@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -70,7 +69,6 @@ func (s *synchronisation) pass(ctx context.Context, reason engine.Finished_Reaso
 		count(report, out)
 	}
 	report.Duration = durationpb.New(time.Since(begun))
-	s.worker.logPass(report)
 	// A pass that found nothing is no news, unless the one before failed to look.
 	if (!report.GetNoop() || s.failed) && !report.GetCancelled() {
 		s.show(ctx, begun, report, out)
@@ -160,7 +158,6 @@ func (s *synchronisation) apply(ctx context.Context, access *cluster.Access, rep
 	}
 	o.KeepGoing = o.KeepGoing || o.DryRun != common.DryRunNone
 	o.Progress = s.progress(ctx, report)
-	s.worker.log("info", "Synchronizing objects", s.unit.commit, map[string]string{"reason": strings.ToLower(report.GetReason().String())})
 	out := apply.Run(ctx, access, s.inventory(p), p.Objects, o)
 	out.Add(p.Problems)
 	if o.DryRun != common.DryRunNone {

@@ -3,7 +3,6 @@ package engine
 import (
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"sigs.k8s.io/cli-utils/pkg/object"
@@ -53,26 +52,5 @@ func (w *worker) logDryRun(f *engine.Finished, out *apply.Outcome) {
 			fields["error"] = r.Problem.Error()
 		}
 		w.log(level, "Dry run", f.GetCommitId(), fields)
-	}
-}
-
-// logPass writes the one line of a pass. A pass that found nothing is no news.
-func (w *worker) logPass(f *engine.Finished) {
-	fields := map[string]string{"duration": f.GetDuration().AsDuration().String()}
-	for name, n := range map[string]int32{
-		"applied": f.GetApplied(), "pruned": f.GetPruned(), "unchanged": f.GetUnchanged(), "skipped": f.GetSkipped(), "failed": f.GetFailed(),
-	} {
-		fields[name] = strconv.Itoa(int(n))
-	}
-	switch {
-	case f.GetNoop():
-		w.log("debug", "Objects are as they were applied", f.GetCommitId(), fields)
-	case f.GetCancelled():
-		w.log("info", "Synchronization was canceled", f.GetCommitId(), fields)
-	case f.GetError() != "":
-		fields["error"] = f.GetError()
-		w.log("warn", "Synchronization failed", f.GetCommitId(), fields)
-	default:
-		w.log("info", "Objects synchronized", f.GetCommitId(), fields)
 	}
 }

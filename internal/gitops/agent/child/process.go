@@ -61,7 +61,7 @@ func start(cfg Config) (*process, error) {
 	cmd := exec.Command(cfg.Executable)
 	cmd.Env, cmd.Dir = environment(cfg), "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs[0], theirs[1], theirs[2]
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
