@@ -205,10 +205,11 @@ func TestLink_IdleTimeout_ForgetsInSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	silence(t, c)
+	set(t, l, Conditions{IdleTimeout: 2 * time.Second})
 	busy := dial(t, l)
-	for range 10 {
+	for range 25 {
 		say(t, busy, "not idle")
-		time.Sleep(20 * time.Millisecond) // the pace of a busy connection, not a wait
+		time.Sleep(100 * time.Millisecond) // the pace of a busy connection, not a wait
 	}
 }
 

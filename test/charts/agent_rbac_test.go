@@ -135,10 +135,11 @@ func TestAgentRights_ImpersonateOnly(t *testing.T) {
 		"impersonate /users jane":                          false,
 		"impersonate /groups system:masters":               false,
 		"impersonate /serviceaccounts agent-impersonator":  false,
-		"get /secrets":                                     false,
-		"create /pods":                                     false,
-		"create rbac.authorization.k8s.io/rolebindings":    false,
-		"update apps/deployments":                          false,
+
+		"get /secrets": false,
+		"create /pods": false,
+		"create rbac.authorization.k8s.io/rolebindings": false,
+		"update apps/deployments":                       false,
 	} {
 		if got := agent.can(t, ctx, namespace, action); got != want {
 			t.Errorf("agent may %s: %v, want %v", action, got, want)
