@@ -69,6 +69,14 @@ func run(ctx context.Context) error {
 		r.Quick = e.quick
 		rows = append(rows, r)
 	}
+	synced, err := gitopsRows(ctx, progress)
+	if err != nil {
+		return err
+	}
+	for i := range synced {
+		synced[i].Quick = e.quick
+	}
+	rows = append(rows, synced...)
 	progress("machine: " + load())
 	if err := writeTable(os.Stdout, rows); err != nil {
 		return err
