@@ -29,9 +29,9 @@ charts: ## lint the Helm charts and pack them into bin/charts
 test: gcc testbed ## all tests with the race detector, against a real Kubernetes API, without the node
 	go test -race -shuffle=on -timeout 25m ./...
 
-e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, middleboxes, installing by charts
+e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, middleboxes, installing; and GitOps when things break
 	go run ./test/kube/build node
-	go test -tags e2e -count=1 -p 1 -timeout 40m ./deploy/images ./test/kube ./test/e2e/...
+	go test -tags e2e -count=1 -p 1 -timeout 40m ./deploy/images ./test/kube ./test/gitops ./test/e2e/...
 
 chaos: testbed ## a fleet of kas, agentk and Redis, broken in every way on the list (up to 20 minutes); SOAK=1 half an hour more
 	go test -tags chaos -count=1 -parallel 8 -timeout $(if $(SOAK),70m,25m) ./test/chaos

@@ -2,11 +2,14 @@ package standalone
 
 import (
 	"context"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/go-git/go-git/v5/plumbing"
 	"go.uber.org/zap"
 
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -16,11 +19,17 @@ import (
 type headState struct {
 	// commit is "" for an empty repository, one without that branch, and none at all.
 	commit string
-	// broken: the last look failed; commit is of the look before.
+	// refs is a fingerprint of all refs, 0 before the first look.
+	refs uint64
+	// broken: the last look failed; commit and refs are of the look before.
 	broken bool
 }
 
-// refWatch notices when default branches move.
+// maxRefFolders bounds how many folders of refs of one repository are watched. Refs in further ones are noticed when somebody polls.
+const maxRefFolders = 1000
+
+// refWatch notices when refs move. What follows a default branch is told that something has changed; what follows another ref is told
+// of a push, without which it would look again only after its poll period.
 type refWatch struct {
 	b *Backend
 	w *watcher
@@ -106,14 +115,13 @@ func (rw *refWatch) scanDirty(ctx context.Context) {
 
 // look compares the head of one project with the last look, after making sure that the next move will be noticed.
 func (rw *refWatch) look(ctx context.Context, sec *section, project string) {
-	commit := ""
+	commit, refs := "", uint64(0)
 	err := rw.b.repos.use(ctx, sec.root(), project, func(repo *repository) error {
+		refs = rw.watch(repo)
 		ref, err := repo.defaultRef("")
 		if err != nil {
-			rw.watch(repo, plumbing.HEAD)
 			return err
 		}
-		rw.watch(repo, ref)
 		commit, err = repo.commit(ref)
 		return err
 	})
@@ -129,11 +137,15 @@ func (rw *refWatch) look(ctx context.Context, sec *section, project string) {
 		rw.b.heads[project] = old
 		return
 	}
-	rw.b.heads[project] = headState{commit: commit}
+	rw.b.heads[project] = headState{commit: commit, refs: refs}
 	// A project seen for the first time counts as moved if it has commits: someone may have read it before this look.
 	moved := commit != old.commit
-	if moved {
+	switch {
+	case moved:
 		rw.b.cfg.Log.Debug("Default branch moved", zap.String("project", project), zap.String("commit_id", commit))
+		rw.b.cfg.OnPush(project)
+	case !old.broken && old.refs != 0 && refs != old.refs:
+		rw.b.cfg.Log.Debug("Refs changed", zap.String("project", project))
 		rw.b.cfg.OnPush(project)
 	}
 	if moved || old.broken {
@@ -141,19 +153,34 @@ func (rw *refWatch) look(ctx context.Context, sec *section, project string) {
 	}
 }
 
-// watch watches the folders whose entries change when a ref moves: that of HEAD and packed-refs, and those from refs/ down to the
-// loose ref. Missing ones appear in a watched parent first.
-func (rw *refWatch) watch(repo *repository, ref plumbing.ReferenceName) {
+// watch watches the folders whose entries change when a ref moves: that of HEAD and packed-refs, and those of loose refs. It returns a
+// fingerprint of them, which is another one after each move: a ref is written beside its place and then renamed.
+func (rw *refWatch) watch(repo *repository) uint64 {
 	rw.own(repo.dir, repo.project)
-	below := ""
-	for part := range strings.SplitSeq(ref.String(), "/") {
-		below = filepath.Join(below, part)
-		info, err := repo.storer.Filesystem().Lstat(below)
-		if err != nil || !info.IsDir() {
-			return
+	sum := fnv.New64a()
+	note := func(path string, info fs.FileInfo, err error) {
+		if err == nil {
+			fmt.Fprintln(sum, path, info.ModTime().UnixNano())
 		}
-		rw.own(filepath.Join(repo.dir, below), repo.project)
 	}
+	packed := filepath.Join(repo.dir, "packed-refs")
+	info, err := os.Lstat(packed)
+	note(packed, info, err)
+	folders := 0
+	_ = filepath.WalkDir(filepath.Join(repo.dir, "refs"), func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !entry.IsDir():
+			return nil // a folder may go while it is looked at
+		case folders == maxRefFolders:
+			return fs.SkipAll
+		}
+		folders++
+		info, err := entry.Info()
+		note(path, info, err)
+		rw.own(path, repo.project)
+		return nil
+	})
+	return sum.Sum64()
 }
 
 func (rw *refWatch) own(dir, project string) {

@@ -82,6 +82,14 @@ func run(ctx context.Context) error {
 		return err
 	}
 	rows = append(rows, storm)
+	synced, err := gitopsRows(ctx, progress)
+	if err != nil {
+		return err
+	}
+	for i := range synced {
+		synced[i].Quick = e.quick
+	}
+	rows = append(rows, synced...)
 	progress("machine: " + load())
 	if err := writeTable(os.Stdout, rows); err != nil {
 		return err

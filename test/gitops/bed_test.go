@@ -88,7 +88,6 @@ type unit struct {
 	project   string
 	namespace string
 	id        int64
-	options   string
 }
 
 // newUnit makes a project and a namespace for a test and does not follow it yet.

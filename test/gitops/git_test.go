@@ -37,7 +37,7 @@ func TestGit_Branch(t *testing.T) {
 	commit := onBranch(files{"a.yaml": configMap("a", "1"), "b.yaml": configMap("b", "1")})
 	u.configure("ref: {branch: live}")
 	u.done(commit)
-	// Only the branch moves.
+	// Only the branch moves. Alone, as no other test does anything that kas hears of, this shows that it is watched.
 	u.git("commit", "--quiet", "--allow-empty", "--message", "Nothing")
 	u.git("push", "--quiet", "origin", "HEAD:live")
 	u.done(u.git("rev-parse", "HEAD"))
