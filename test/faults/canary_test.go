@@ -239,8 +239,9 @@ func TestCanary_NothingOfTheCredentialsTravelsToTheAgent(t *testing.T) {
 	run := &canary{secrets: l.Secrets(), pages: map[string]string{}}
 	frames := make(chan []string, 1)
 	errs := make(chan error, 1)
+	token := run.secrets["token of agent demo"]
 	go func() {
-		got, err := agentDouble(soon(t), l, run.secrets["token of agent demo"])
+		got, err := agentDouble(soon(t), l, token)
 		errs <- err
 		frames <- got
 	}()
