@@ -15,6 +15,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -843,13 +844,13 @@ func (x *ChartValuesCF) GetFrom() isChartValuesCF_From {
 	return nil
 }
 
-func (x *ChartValuesCF) GetInline() string {
+func (x *ChartValuesCF) GetInline() *structpb.Value {
 	if x != nil {
 		if x, ok := x.From.(*ChartValuesCF_Inline); ok {
 			return x.Inline
 		}
 	}
-	return ""
+	return nil
 }
 
 func (x *ChartValuesCF) GetFile() *ChartValuesFileCF {
@@ -875,7 +876,8 @@ type isChartValuesCF_From interface {
 }
 
 type ChartValuesCF_Inline struct {
-	Inline string `protobuf:"bytes,1000,opt,name=inline,proto3,oneof"`
+	// A mapping, or a text that holds one as YAML.
+	Inline *structpb.Value `protobuf:"bytes,1000,opt,name=inline,proto3,oneof"`
 }
 
 type ChartValuesCF_File struct {
@@ -3418,7 +3420,7 @@ var File_api_agentcfg_agentcfg_proto protoreflect.FileDescriptor
 
 const file_api_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\n" +
-	"\x1bapi/agentcfg/agentcfg.proto\x12\x15gitlab.agent.agentcfg\x1a\x1egoogle/protobuf/duration.proto\x1a\x15api/rules/rules.proto\"]\n" +
+	"\x1bapi/agentcfg/agentcfg.proto\x12\x15gitlab.agent.agentcfg\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15api/rules/rules.proto\"]\n" +
 	"\x06PathCF\x12\x1c\n" +
 	"\x04glob\x18\x01 \x01(\tB\x06´-\x02\b\x01H\x00R\x04glob\x12'\n" +
 	"\tkustomize\x18\xe8\a \x01(\tB\x06´-\x02\b\x01H\x00R\tkustomizeB\f\n" +
@@ -3473,9 +3475,9 @@ const file_api_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\x03url\x18\xe8\a \x01(\tR\x03url\x12C\n" +
 	"\vpoll_period\x18\xe9\a \x01(\v2\x19.google.protobuf.DurationB\x06´-\x020\x01R\n" +
 	"pollPeriod\x12#\n" +
-	"\rmax_file_size\x18\xea\a \x01(\rR\vmaxFileSize\"\xb1\x01\n" +
-	"\rChartValuesCF\x12\x19\n" +
-	"\x06inline\x18\xe8\a \x01(\tH\x00R\x06inline\x12?\n" +
+	"\rmax_file_size\x18\xea\a \x01(\rR\vmaxFileSize\"\xc9\x01\n" +
+	"\rChartValuesCF\x121\n" +
+	"\x06inline\x18\xe8\a \x01(\v2\x16.google.protobuf.ValueH\x00R\x06inline\x12?\n" +
 	"\x04file\x18\xe9\a \x01(\v2(.gitlab.agent.agentcfg.ChartValuesFileCFH\x00R\x04file\x12<\n" +
 	"\x03url\x18\xea\a \x01(\v2'.gitlab.agent.agentcfg.ChartValuesUrlCFH\x00R\x03urlB\x06\n" +
 	"\x04from\"\x89\x02\n" +
@@ -3764,6 +3766,7 @@ var file_api_agentcfg_agentcfg_proto_goTypes = []any{
 	nil,                             // 50: gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
 	nil,                             // 51: gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
 	(*durationpb.Duration)(nil),     // 52: google.protobuf.Duration
+	(*structpb.Value)(nil),          // 53: google.protobuf.Value
 }
 var file_api_agentcfg_agentcfg_proto_depIdxs = []int32{
 	52, // 0: gitlab.agent.agentcfg.DriftCF.interval:type_name -> google.protobuf.Duration
@@ -3778,74 +3781,75 @@ var file_api_agentcfg_agentcfg_proto_depIdxs = []int32{
 	6,  // 9: gitlab.agent.agentcfg.ChartSourceCF.project:type_name -> gitlab.agent.agentcfg.ChartProjectSourceCF
 	5,  // 10: gitlab.agent.agentcfg.ChartValuesFileCF.ref:type_name -> gitlab.agent.agentcfg.GitRefCF
 	52, // 11: gitlab.agent.agentcfg.ChartValuesUrlCF.poll_period:type_name -> google.protobuf.Duration
-	8,  // 12: gitlab.agent.agentcfg.ChartValuesCF.file:type_name -> gitlab.agent.agentcfg.ChartValuesFileCF
-	9,  // 13: gitlab.agent.agentcfg.ChartValuesCF.url:type_name -> gitlab.agent.agentcfg.ChartValuesUrlCF
-	7,  // 14: gitlab.agent.agentcfg.ChartCF.source:type_name -> gitlab.agent.agentcfg.ChartSourceCF
-	10, // 15: gitlab.agent.agentcfg.ChartCF.values:type_name -> gitlab.agent.agentcfg.ChartValuesCF
-	4,  // 16: gitlab.agent.agentcfg.GitopsCF.manifest_projects:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
-	11, // 17: gitlab.agent.agentcfg.GitopsCF.charts:type_name -> gitlab.agent.agentcfg.ChartCF
-	14, // 18: gitlab.agent.agentcfg.ObservabilityCF.logging:type_name -> gitlab.agent.agentcfg.LoggingCF
-	15, // 19: gitlab.agent.agentcfg.ObservabilityCF.google_profiler:type_name -> gitlab.agent.agentcfg.GoogleProfilerCF
-	0,  // 20: gitlab.agent.agentcfg.LoggingCF.level:type_name -> gitlab.agent.agentcfg.log_level_enum
-	0,  // 21: gitlab.agent.agentcfg.LoggingCF.grpc_level:type_name -> gitlab.agent.agentcfg.log_level_enum
-	18, // 22: gitlab.agent.agentcfg.CiAccessCF.projects:type_name -> gitlab.agent.agentcfg.CiAccessProjectCF
-	19, // 23: gitlab.agent.agentcfg.CiAccessCF.groups:type_name -> gitlab.agent.agentcfg.CiAccessGroupCF
-	20, // 24: gitlab.agent.agentcfg.CiAccessCF.instance:type_name -> gitlab.agent.agentcfg.CiAccessInstanceCF
-	21, // 25: gitlab.agent.agentcfg.CiAccessProjectCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	17, // 26: gitlab.agent.agentcfg.CiAccessProjectCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	21, // 27: gitlab.agent.agentcfg.CiAccessGroupCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	17, // 28: gitlab.agent.agentcfg.CiAccessGroupCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	21, // 29: gitlab.agent.agentcfg.CiAccessInstanceCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
-	17, // 30: gitlab.agent.agentcfg.CiAccessInstanceCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
-	22, // 31: gitlab.agent.agentcfg.CiAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.CiAccessAsAgentCF
-	24, // 32: gitlab.agent.agentcfg.CiAccessAsCF.impersonate:type_name -> gitlab.agent.agentcfg.CiAccessAsImpersonateCF
-	23, // 33: gitlab.agent.agentcfg.CiAccessAsCF.ci_job:type_name -> gitlab.agent.agentcfg.CiAccessAsCiJobCF
-	25, // 34: gitlab.agent.agentcfg.CiAccessAsImpersonateCF.extra:type_name -> gitlab.agent.agentcfg.ExtraKeyValCF
-	30, // 35: gitlab.agent.agentcfg.UserAccessCF.access_as:type_name -> gitlab.agent.agentcfg.UserAccessAsCF
-	28, // 36: gitlab.agent.agentcfg.UserAccessCF.projects:type_name -> gitlab.agent.agentcfg.UserAccessProjectCF
-	29, // 37: gitlab.agent.agentcfg.UserAccessCF.groups:type_name -> gitlab.agent.agentcfg.UserAccessGroupCF
-	27, // 38: gitlab.agent.agentcfg.UserAccessCF.instance:type_name -> gitlab.agent.agentcfg.UserAccessInstanceCF
-	31, // 39: gitlab.agent.agentcfg.UserAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.UserAccessAsAgentCF
-	32, // 40: gitlab.agent.agentcfg.UserAccessAsCF.user:type_name -> gitlab.agent.agentcfg.UserAccessAsUserCF
-	35, // 41: gitlab.agent.agentcfg.ContainerScanningCF.vulnerability_report:type_name -> gitlab.agent.agentcfg.VulnerabilityReport
-	37, // 42: gitlab.agent.agentcfg.ContainerScanningCF.resource_requirements:type_name -> gitlab.agent.agentcfg.ResourceRequirements
-	34, // 43: gitlab.agent.agentcfg.ContainerScanningCF.trivy_k8s_wrapper_image:type_name -> gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
-	52, // 44: gitlab.agent.agentcfg.ContainerScanningCF.scanner_timeout:type_name -> google.protobuf.Duration
-	36, // 45: gitlab.agent.agentcfg.VulnerabilityReport.filters:type_name -> gitlab.agent.agentcfg.ContainerScanningFilter
-	38, // 46: gitlab.agent.agentcfg.ResourceRequirements.limits:type_name -> gitlab.agent.agentcfg.Resource
-	38, // 47: gitlab.agent.agentcfg.ResourceRequirements.requests:type_name -> gitlab.agent.agentcfg.Resource
-	41, // 48: gitlab.agent.agentcfg.WorkspaceNetworkPolicy.egress:type_name -> gitlab.agent.agentcfg.WorkspaceEgressCF
-	43, // 49: gitlab.agent.agentcfg.WorkspaceResourcesCF.requests:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
-	43, // 50: gitlab.agent.agentcfg.WorkspaceResourcesCF.limits:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
-	52, // 51: gitlab.agent.agentcfg.RemoteDevelopmentCF.partial_sync_interval:type_name -> google.protobuf.Duration
-	52, // 52: gitlab.agent.agentcfg.RemoteDevelopmentCF.full_sync_interval:type_name -> google.protobuf.Duration
-	39, // 53: gitlab.agent.agentcfg.RemoteDevelopmentCF.gitlab_workspaces_proxy:type_name -> gitlab.agent.agentcfg.GitLabWorkspacesProxy
-	40, // 54: gitlab.agent.agentcfg.RemoteDevelopmentCF.network_policy:type_name -> gitlab.agent.agentcfg.WorkspaceNetworkPolicy
-	42, // 55: gitlab.agent.agentcfg.RemoteDevelopmentCF.default_resources_per_workspace_container:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
-	42, // 56: gitlab.agent.agentcfg.RemoteDevelopmentCF.max_resources_per_workspace:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
-	50, // 57: gitlab.agent.agentcfg.RemoteDevelopmentCF.annotations:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
-	51, // 58: gitlab.agent.agentcfg.RemoteDevelopmentCF.labels:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
-	44, // 59: gitlab.agent.agentcfg.RemoteDevelopmentCF.image_pull_secrets:type_name -> gitlab.agent.agentcfg.ImagePullSecretCF
-	12, // 60: gitlab.agent.agentcfg.ConfigurationFile.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
-	13, // 61: gitlab.agent.agentcfg.ConfigurationFile.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
-	16, // 62: gitlab.agent.agentcfg.ConfigurationFile.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
-	33, // 63: gitlab.agent.agentcfg.ConfigurationFile.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	26, // 64: gitlab.agent.agentcfg.ConfigurationFile.user_access:type_name -> gitlab.agent.agentcfg.UserAccessCF
-	45, // 65: gitlab.agent.agentcfg.ConfigurationFile.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
-	46, // 66: gitlab.agent.agentcfg.ConfigurationFile.flux:type_name -> gitlab.agent.agentcfg.FluxCF
-	47, // 67: gitlab.agent.agentcfg.ConfigurationFile.cilium:type_name -> gitlab.agent.agentcfg.CiliumCF
-	33, // 68: gitlab.agent.agentcfg.ConfigurationFile.starboard:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	12, // 69: gitlab.agent.agentcfg.AgentConfiguration.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
-	13, // 70: gitlab.agent.agentcfg.AgentConfiguration.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
-	16, // 71: gitlab.agent.agentcfg.AgentConfiguration.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
-	33, // 72: gitlab.agent.agentcfg.AgentConfiguration.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
-	45, // 73: gitlab.agent.agentcfg.AgentConfiguration.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
-	46, // 74: gitlab.agent.agentcfg.AgentConfiguration.flux:type_name -> gitlab.agent.agentcfg.FluxCF
-	75, // [75:75] is the sub-list for method output_type
-	75, // [75:75] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	53, // 12: gitlab.agent.agentcfg.ChartValuesCF.inline:type_name -> google.protobuf.Value
+	8,  // 13: gitlab.agent.agentcfg.ChartValuesCF.file:type_name -> gitlab.agent.agentcfg.ChartValuesFileCF
+	9,  // 14: gitlab.agent.agentcfg.ChartValuesCF.url:type_name -> gitlab.agent.agentcfg.ChartValuesUrlCF
+	7,  // 15: gitlab.agent.agentcfg.ChartCF.source:type_name -> gitlab.agent.agentcfg.ChartSourceCF
+	10, // 16: gitlab.agent.agentcfg.ChartCF.values:type_name -> gitlab.agent.agentcfg.ChartValuesCF
+	4,  // 17: gitlab.agent.agentcfg.GitopsCF.manifest_projects:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
+	11, // 18: gitlab.agent.agentcfg.GitopsCF.charts:type_name -> gitlab.agent.agentcfg.ChartCF
+	14, // 19: gitlab.agent.agentcfg.ObservabilityCF.logging:type_name -> gitlab.agent.agentcfg.LoggingCF
+	15, // 20: gitlab.agent.agentcfg.ObservabilityCF.google_profiler:type_name -> gitlab.agent.agentcfg.GoogleProfilerCF
+	0,  // 21: gitlab.agent.agentcfg.LoggingCF.level:type_name -> gitlab.agent.agentcfg.log_level_enum
+	0,  // 22: gitlab.agent.agentcfg.LoggingCF.grpc_level:type_name -> gitlab.agent.agentcfg.log_level_enum
+	18, // 23: gitlab.agent.agentcfg.CiAccessCF.projects:type_name -> gitlab.agent.agentcfg.CiAccessProjectCF
+	19, // 24: gitlab.agent.agentcfg.CiAccessCF.groups:type_name -> gitlab.agent.agentcfg.CiAccessGroupCF
+	20, // 25: gitlab.agent.agentcfg.CiAccessCF.instance:type_name -> gitlab.agent.agentcfg.CiAccessInstanceCF
+	21, // 26: gitlab.agent.agentcfg.CiAccessProjectCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 27: gitlab.agent.agentcfg.CiAccessProjectCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	21, // 28: gitlab.agent.agentcfg.CiAccessGroupCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 29: gitlab.agent.agentcfg.CiAccessGroupCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	21, // 30: gitlab.agent.agentcfg.CiAccessInstanceCF.access_as:type_name -> gitlab.agent.agentcfg.CiAccessAsCF
+	17, // 31: gitlab.agent.agentcfg.CiAccessInstanceCF.resource_management:type_name -> gitlab.agent.agentcfg.ResourceManagementCF
+	22, // 32: gitlab.agent.agentcfg.CiAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.CiAccessAsAgentCF
+	24, // 33: gitlab.agent.agentcfg.CiAccessAsCF.impersonate:type_name -> gitlab.agent.agentcfg.CiAccessAsImpersonateCF
+	23, // 34: gitlab.agent.agentcfg.CiAccessAsCF.ci_job:type_name -> gitlab.agent.agentcfg.CiAccessAsCiJobCF
+	25, // 35: gitlab.agent.agentcfg.CiAccessAsImpersonateCF.extra:type_name -> gitlab.agent.agentcfg.ExtraKeyValCF
+	30, // 36: gitlab.agent.agentcfg.UserAccessCF.access_as:type_name -> gitlab.agent.agentcfg.UserAccessAsCF
+	28, // 37: gitlab.agent.agentcfg.UserAccessCF.projects:type_name -> gitlab.agent.agentcfg.UserAccessProjectCF
+	29, // 38: gitlab.agent.agentcfg.UserAccessCF.groups:type_name -> gitlab.agent.agentcfg.UserAccessGroupCF
+	27, // 39: gitlab.agent.agentcfg.UserAccessCF.instance:type_name -> gitlab.agent.agentcfg.UserAccessInstanceCF
+	31, // 40: gitlab.agent.agentcfg.UserAccessAsCF.agent:type_name -> gitlab.agent.agentcfg.UserAccessAsAgentCF
+	32, // 41: gitlab.agent.agentcfg.UserAccessAsCF.user:type_name -> gitlab.agent.agentcfg.UserAccessAsUserCF
+	35, // 42: gitlab.agent.agentcfg.ContainerScanningCF.vulnerability_report:type_name -> gitlab.agent.agentcfg.VulnerabilityReport
+	37, // 43: gitlab.agent.agentcfg.ContainerScanningCF.resource_requirements:type_name -> gitlab.agent.agentcfg.ResourceRequirements
+	34, // 44: gitlab.agent.agentcfg.ContainerScanningCF.trivy_k8s_wrapper_image:type_name -> gitlab.agent.agentcfg.TrivyK8sWrapperImageCF
+	52, // 45: gitlab.agent.agentcfg.ContainerScanningCF.scanner_timeout:type_name -> google.protobuf.Duration
+	36, // 46: gitlab.agent.agentcfg.VulnerabilityReport.filters:type_name -> gitlab.agent.agentcfg.ContainerScanningFilter
+	38, // 47: gitlab.agent.agentcfg.ResourceRequirements.limits:type_name -> gitlab.agent.agentcfg.Resource
+	38, // 48: gitlab.agent.agentcfg.ResourceRequirements.requests:type_name -> gitlab.agent.agentcfg.Resource
+	41, // 49: gitlab.agent.agentcfg.WorkspaceNetworkPolicy.egress:type_name -> gitlab.agent.agentcfg.WorkspaceEgressCF
+	43, // 50: gitlab.agent.agentcfg.WorkspaceResourcesCF.requests:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
+	43, // 51: gitlab.agent.agentcfg.WorkspaceResourcesCF.limits:type_name -> gitlab.agent.agentcfg.WorkspaceResourceCF
+	52, // 52: gitlab.agent.agentcfg.RemoteDevelopmentCF.partial_sync_interval:type_name -> google.protobuf.Duration
+	52, // 53: gitlab.agent.agentcfg.RemoteDevelopmentCF.full_sync_interval:type_name -> google.protobuf.Duration
+	39, // 54: gitlab.agent.agentcfg.RemoteDevelopmentCF.gitlab_workspaces_proxy:type_name -> gitlab.agent.agentcfg.GitLabWorkspacesProxy
+	40, // 55: gitlab.agent.agentcfg.RemoteDevelopmentCF.network_policy:type_name -> gitlab.agent.agentcfg.WorkspaceNetworkPolicy
+	42, // 56: gitlab.agent.agentcfg.RemoteDevelopmentCF.default_resources_per_workspace_container:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
+	42, // 57: gitlab.agent.agentcfg.RemoteDevelopmentCF.max_resources_per_workspace:type_name -> gitlab.agent.agentcfg.WorkspaceResourcesCF
+	50, // 58: gitlab.agent.agentcfg.RemoteDevelopmentCF.annotations:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.AnnotationsEntry
+	51, // 59: gitlab.agent.agentcfg.RemoteDevelopmentCF.labels:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF.LabelsEntry
+	44, // 60: gitlab.agent.agentcfg.RemoteDevelopmentCF.image_pull_secrets:type_name -> gitlab.agent.agentcfg.ImagePullSecretCF
+	12, // 61: gitlab.agent.agentcfg.ConfigurationFile.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
+	13, // 62: gitlab.agent.agentcfg.ConfigurationFile.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
+	16, // 63: gitlab.agent.agentcfg.ConfigurationFile.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
+	33, // 64: gitlab.agent.agentcfg.ConfigurationFile.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	26, // 65: gitlab.agent.agentcfg.ConfigurationFile.user_access:type_name -> gitlab.agent.agentcfg.UserAccessCF
+	45, // 66: gitlab.agent.agentcfg.ConfigurationFile.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
+	46, // 67: gitlab.agent.agentcfg.ConfigurationFile.flux:type_name -> gitlab.agent.agentcfg.FluxCF
+	47, // 68: gitlab.agent.agentcfg.ConfigurationFile.cilium:type_name -> gitlab.agent.agentcfg.CiliumCF
+	33, // 69: gitlab.agent.agentcfg.ConfigurationFile.starboard:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	12, // 70: gitlab.agent.agentcfg.AgentConfiguration.gitops:type_name -> gitlab.agent.agentcfg.GitopsCF
+	13, // 71: gitlab.agent.agentcfg.AgentConfiguration.observability:type_name -> gitlab.agent.agentcfg.ObservabilityCF
+	16, // 72: gitlab.agent.agentcfg.AgentConfiguration.ci_access:type_name -> gitlab.agent.agentcfg.CiAccessCF
+	33, // 73: gitlab.agent.agentcfg.AgentConfiguration.container_scanning:type_name -> gitlab.agent.agentcfg.ContainerScanningCF
+	45, // 74: gitlab.agent.agentcfg.AgentConfiguration.remote_development:type_name -> gitlab.agent.agentcfg.RemoteDevelopmentCF
+	46, // 75: gitlab.agent.agentcfg.AgentConfiguration.flux:type_name -> gitlab.agent.agentcfg.FluxCF
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_api_agentcfg_agentcfg_proto_init() }

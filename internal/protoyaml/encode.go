@@ -43,6 +43,8 @@ func encodeMessage(m protoreflect.Message) (*yaml.Node, error) {
 	switch known := m.Interface().(type) {
 	case *structpb.Struct:
 		return encodeFree("", structpb.NewStructValue(known)), nil
+	case *structpb.Value:
+		return encodeFree("", known), nil
 	default:
 		if _, ok := wellKnown[m.Descriptor().FullName()]; ok {
 			return encodeText(known)

@@ -16,6 +16,14 @@ var wellKnown = map[protoreflect.FullName]readWellKnown{
 	"google.protobuf.Timestamp": func(d *decoder, n *yaml.Node, m protoreflect.Message, path string, _ int) {
 		d.fromJSON(n, m, path, `must be a time such as "2030-01-31T12:00:00Z"`)
 	},
+	"google.protobuf.Value": func(d *decoder, n *yaml.Node, m protoreflect.Message, path string, depth int) {
+		v, ok := m.Interface().(*structpb.Value)
+		if !ok {
+			d.mistake(path, n, "keys of this kind are not supported")
+			return
+		}
+		v.Kind = d.free(n, path, depth).GetKind()
+	},
 	"google.protobuf.Struct": func(d *decoder, n *yaml.Node, m protoreflect.Message, path string, depth int) {
 		s, ok := m.Interface().(*structpb.Struct)
 		if !ok {

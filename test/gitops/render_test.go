@@ -56,7 +56,7 @@ func TestChart(t *testing.T) {
 	})
 	shared.mu.Lock()
 	shared.charts[release] = fmt.Sprintf("{release_name: %s, namespace: %s, max_history: 2, source: {project: {id: %[3]s, path: charts/shop}}, "+
-		"values: [{file: {project_id: %[3]s, file: values/prod.yaml}}, {inline: \"region: inline\"}]}", release, u.namespace, u.project)
+		"values: [{file: {project_id: %[3]s, file: values/prod.yaml}}, {inline: {region: inline}}]}", release, u.namespace, u.project)
 	err := shared.configure(t.Context())
 	shared.mu.Unlock()
 	if err != nil {

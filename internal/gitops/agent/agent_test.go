@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/internal/gitops/agent/child"
@@ -290,7 +291,7 @@ func TestChart(t *testing.T) {
 			Id: "charts", Path: "x", Ref: &agentcfg.GitRefCF{Ref: &agentcfg.GitRefCF_Branch{Branch: "main"}},
 		}}},
 		Values: []*agentcfg.ChartValuesCF{
-			{From: &agentcfg.ChartValuesCF_Inline{Inline: "a: b"}},
+			{From: &agentcfg.ChartValuesCF_Inline{Inline: structpb.NewStringValue("a: b")}},
 			{From: &agentcfg.ChartValuesCF_File{File: &agentcfg.ChartValuesFileCF{File: "values/prod.yaml"}}},
 			{From: &agentcfg.ChartValuesCF_Url{Url: url}},
 		},

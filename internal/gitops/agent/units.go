@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/api/gitops"
@@ -211,7 +212,11 @@ func chartUnit(c *agentcfg.ChartCF, configProject string, values *valuesReader) 
 func valuesSource(v *agentcfg.ChartValuesCF, values *valuesReader) (*source, error) {
 	switch from := v.GetFrom().(type) {
 	case *agentcfg.ChartValuesCF_Inline:
-		return nil, nil
+		switch from.Inline.GetKind().(type) {
+		case *structpb.Value_StructValue, *structpb.Value_StringValue:
+			return nil, nil
+		}
+		return nil, errors.New("inline: must be a mapping of values, or a text that holds one")
 	case *agentcfg.ChartValuesCF_File:
 		if err := checkDir(from.File.GetFile()); err != nil || from.File.GetFile() == "." {
 			return nil, fmt.Errorf("file.file: %.200q is not a file inside a repository", from.File.GetFile())

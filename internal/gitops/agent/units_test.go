@@ -91,6 +91,7 @@ func TestUnits_Mistakes(t *testing.T) {
 		"history":            {chart + "    max_history: -1\n", "max_history"},
 		"url":                {chart + "    values: [{url: {url: 'https://example.com/v.yaml'}}]\n", "values[0].url: agentk does not read values from example.com: it would have to run with --gitops-values-url=https://example.com/"},
 		"empty values":       {chart + "    values: [{}]\n", "values[0].inline, file or url"},
+		"inline list":        {chart + "    values: [{inline: [a, b]}]\n", "values[0].inline: must be a mapping"},
 		"file outside":       {chart + "    values: [{file: {file: ../x}}]\n", "values[0].file.file"},
 		"no file":            {chart + "    values: [{file: {}}]\n", "values[0].file.file"},
 	} {

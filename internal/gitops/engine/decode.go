@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/structpb"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/discovery"
 
@@ -143,7 +144,11 @@ func renderChart(ctx context.Context, u unit, j *job, access *cluster.Access) (*
 	}
 	for i, v := range u.chart.GetValues() {
 		if v.GetFile() == nil && v.GetUrl() == nil {
-			chart.Values = append(chart.Values, []byte(v.GetInline()))
+			text, err := inlineValues(v.GetInline())
+			if err != nil {
+				return nil, fmt.Errorf("values[%d].inline: %w", i, err)
+			}
+			chart.Values = append(chart.Values, text)
 			continue
 		}
 		files := j.files[int32(i+1)]
@@ -157,6 +162,14 @@ func renderChart(ctx context.Context, u unit, j *job, access *cluster.Access) (*
 		return nil, err
 	}
 	return &release, nil
+}
+
+// inlineValues are values that stand in the configuration, as YAML.
+func inlineValues(v *structpb.Value) ([]byte, error) {
+	if text, ok := v.GetKind().(*structpb.Value_StringValue); ok {
+		return []byte(text.StringValue), nil
+	}
+	return v.MarshalJSON()
 }
 
 // apiVersions lists what charts ask for: "v1", "apps/v1" and "apps/v1/Deployment". An API whose server is down is left out.

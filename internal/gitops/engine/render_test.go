@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	pb "gitlab.com/agentk/agentk/api/engine"
 	"gitlab.com/agentk/agentk/test/kube"
@@ -73,7 +75,7 @@ func TestChart_IsAppliedAndRecorded(t *testing.T) {
 	spec := &agentcfg.ChartCF{
 		ReleaseName: "shop", Namespace: ns, MaxHistory: new(int32(2)),
 		Source: &agentcfg.ChartSourceCF{Source: &agentcfg.ChartSourceCF_Project{Project: &agentcfg.ChartProjectSourceCF{Path: "chart"}}},
-		Values: []*agentcfg.ChartValuesCF{{From: &agentcfg.ChartValuesCF_Inline{Inline: "word: hello\n"}}},
+		Values: []*agentcfg.ChartValuesCF{{From: &agentcfg.ChartValuesCF_Inline{Inline: structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{"word": structpb.NewStringValue("hello")}})}}},
 	}
 	content := files{
 		"chart/Chart.yaml":        "apiVersion: v2\nname: shop\nversion: 1.2.3\nappVersion: \"9\"\n",
