@@ -97,7 +97,12 @@ func (h *Hub) Run(ctx context.Context, source Source, log *zap.Logger) {
 			return
 		}
 		delay := retry.Next()
-		log.Warn("Subscription to push events ended, subscribing again", zap.Duration("retry_in", delay), zap.Error(err))
+		if err != nil {
+			log.Warn("Push events cannot be heard, trying again", zap.Duration("retry_in", delay), zap.Error(err))
+		} else {
+			// As at every start, once Redis has answered. What was missed is looked for anew.
+			log.Info("Push events are heard from another source now", zap.Duration("retry_in", delay))
+		}
 		select {
 		case <-ctx.Done():
 			return
