@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,9 +74,11 @@ func TestChart(t *testing.T) {
 		})
 	}
 	has("chart")
+	// A revision is recorded at the end of its run; a newer commit would cancel the run before.
+	eventually(t, func() string { return wrongHistory(t, u, release, "deployed shop-0.1.0") })
 	u.push(files{"charts/shop/Chart.yaml": "{apiVersion: v2, name: shop, version: 0.2.0}\n", "charts/shop/values.yaml": "{v: newer, tier: chart, region: chart}\n"})
 	has("newer")
-	eventually(t, func() string { return wrongHistory(t, u, release) })
+	eventually(t, func() string { return wrongHistory(t, u, release, "superseded shop-0.1.0", "deployed shop-0.2.0") })
 	var list []struct{ Name, Chart, Status, Revision string }
 	helm(t, &list, "list", "--namespace", u.namespace, "--output", "json")
 	if len(list) != 1 || list[0].Name != release || list[0].Chart != "shop-0.2.0" || list[0].Status != "deployed" || list[0].Revision != "2" {
@@ -88,13 +91,20 @@ func TestChart(t *testing.T) {
 	}
 }
 
-func wrongHistory(t *testing.T, u *unit, release string) string {
+// wrongHistory says what Helm knows of the release, unless that is want: status and chart of each revision.
+func wrongHistory(t *testing.T, u *unit, release string, want ...string) string {
 	var history []struct {
-		Revision           int
-		Status, Chart, Why string
+		Revision      int
+		Status, Chart string
 	}
 	helm(t, &history, "history", release, "--namespace", u.namespace, "--output", "json")
-	if len(history) == 2 && history[0].Status == "superseded" && history[0].Chart == "shop-0.1.0" && history[1].Status == "deployed" && history[1].Chart == "shop-0.2.0" {
+	var got []string
+	for i, revision := range history {
+		if revision.Revision == i+1 {
+			got = append(got, revision.Status+" "+revision.Chart)
+		}
+	}
+	if slices.Equal(got, want) {
 		return ""
 	}
 	return fmt.Sprintf("helm history: %+v", history)
