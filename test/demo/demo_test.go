@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"gitlab.com/agentk/agentk/test/narrator"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -16,7 +18,7 @@ func TestDemo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // Kubernetes may have to be built
 	defer cancel()
 	var out bytes.Buffer
-	if code := run(ctx, &out, false); code != 0 {
+	if code := narrator.Run(ctx, &out, false, begin); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, &out)
 	}
 	if !strings.Contains(out.String(), "All 13 steps done") {
@@ -27,8 +29,8 @@ func TestDemo(t *testing.T) {
 func TestDemo_KeepUntilInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	out := &interrupter{at: "Everything stays up until Ctrl-C", interrupt: cancel}
-	if code := run(ctx, out, true); code != 0 {
+	out := &narrator.Reader{At: "Everything stays up until Ctrl-C", Do: cancel}
+	if code := narrator.Run(ctx, out, true, begin); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, &out.Buffer)
 	}
 	if !strings.Contains(out.String(), "export KUBECONFIG=") {
@@ -38,22 +40,8 @@ func TestDemo_KeepUntilInterrupted(t *testing.T) {
 
 func TestDemo_Interrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	out := &interrupter{at: "The job deploys", interrupt: cancel}
-	if code := run(ctx, out, false); code != interrupted {
-		t.Errorf("exit code %d, want %d:\n%s", code, interrupted, &out.Buffer)
+	out := &narrator.Reader{At: "The job deploys", Do: cancel}
+	if code := narrator.Run(ctx, out, false, begin); code != narrator.Interrupted {
+		t.Errorf("exit code %d, want %d:\n%s", code, narrator.Interrupted, &out.Buffer)
 	}
-}
-
-// interrupter is a person who presses Ctrl-C on reading some words.
-type interrupter struct {
-	bytes.Buffer
-	at        string
-	interrupt func()
-}
-
-func (i *interrupter) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte(i.at)) {
-		i.interrupt()
-	}
-	return i.Buffer.Write(p)
 }

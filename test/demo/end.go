@@ -1,17 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
-	"sort"
-
-	"gitlab.com/agentk/agentk/test/narrator"
 )
 
-// logTail is how much of each log is shown after a failure, in bytes.
-const logTail = 3000
-
-// cleanUp ends everything and removes what was written.
-func (s *story) cleanUp() {
+// CleanUp implements narrator.Story.
+func (s *story) CleanUp() {
 	if s.line != nil {
 		s.line.Stop()
 	}
@@ -20,28 +15,21 @@ func (s *story) cleanUp() {
 	}
 }
 
-// showLogs shows the ends of the daemons' logs.
-func (s *story) showLogs() {
+// Logs implements narrator.Story.
+func (s *story) Logs() map[string]string {
 	if s.line == nil {
-		return
+		return nil
 	}
-	logs := s.line.Logs()
-	names := make([]string, 0, len(logs))
-	for name := range logs {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		log := logs[name]
-		s.narrator.Printf("\nThe end of the log of %s:\n    %s\n", name, narrator.Indented(log[max(0, len(log)-logTail):]))
-	}
+	return s.line.Logs()
 }
 
-// showExports shows how to go on by hand in another terminal.
-func (s *story) showExports() {
+// Exports implements narrator.Story.
+func (s *story) Exports() string {
+	if s.line == nil {
+		return ""
+	}
 	l, c := s.line, s.cluster
-	s.narrator.Printf(`
-Everything stays up until Ctrl-C. In another terminal, be the job:
+	return fmt.Sprintf(`be the job:
 
     export PATH=%[1]s:$PATH
     export SSL_CERT_FILE=%[2]s

@@ -22,8 +22,10 @@ type story struct {
 	line     *line.Line
 }
 
-// tell goes through all steps until one fails.
-func (s *story) tell(ctx context.Context) error {
+func begin(n *narrator.Narrator) narrator.Story { return &story{narrator: n} }
+
+// Tell implements narrator.Story.
+func (s *story) Tell(ctx context.Context) error {
 	s.narrator.Printf("kubectl in a CI job -> kas -> WebSocket -> agentk -> a Kubernetes API server\n")
 	for _, step := range []struct {
 		what string

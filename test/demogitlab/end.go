@@ -1,19 +1,13 @@
 package main
 
 import (
-	"maps"
+	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-
-	"gitlab.com/agentk/agentk/test/narrator"
 )
 
-// logTail is how much of each log is shown after a failure, in bytes.
-const logTail = 3000
-
-// cleanUp ends everything and removes what was written.
-func (s *story) cleanUp() {
+// CleanUp implements narrator.Story.
+func (s *story) CleanUp() {
 	if s.line != nil {
 		s.line.Stop()
 	}
@@ -31,22 +25,20 @@ func (s *story) cleanUp() {
 	}
 }
 
-// showLogs shows the ends of the daemons' logs.
-func (s *story) showLogs() {
+// Logs implements narrator.Story.
+func (s *story) Logs() map[string]string {
 	if s.line == nil {
-		return
+		return nil
 	}
-	logs := s.line.Logs()
-	for _, name := range slices.Sorted(maps.Keys(logs)) {
-		log := logs[name]
-		s.narrator.Printf("\nThe end of the log of %s:\n    %s\n", name, narrator.Indented(log[max(0, len(log)-logTail):]))
-	}
+	return s.line.Logs()
 }
 
-// showExports shows how to go on by hand in another terminal.
-func (s *story) showExports() {
-	s.narrator.Printf(`
-Everything stays up until Ctrl-C. In another terminal, be a developer of acme/shop:
+// Exports implements narrator.Story.
+func (s *story) Exports() string {
+	if s.line == nil {
+		return ""
+	}
+	return fmt.Sprintf(`be a developer of acme/shop:
 
     export PATH=%[1]s:$PATH
     export SSL_CERT_FILE=%[2]s

@@ -33,8 +33,10 @@ type story struct {
 	apiToken, proxyToken gitlab.PAT
 }
 
-// tell goes through all steps until one fails.
-func (s *story) tell(ctx context.Context) error {
+func begin(n *narrator.Narrator) narrator.Story { return &story{narrator: n} }
+
+// Tell implements narrator.Story.
+func (s *story) Tell(ctx context.Context) error {
 	s.narrator.Printf("git push and CI jobs -> GitLab (a double) <-> kas -> WebSocket -> agentk -> a Kubernetes API server\n")
 	for _, step := range []struct {
 		what  string
