@@ -18,7 +18,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 build: ## bin/kas, bin/agentk and its engine, bin/agentk-gitops
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/agentk-gitops
+	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/agentk-gitops
 
 images: ## bin/images/kas.tar and agentk.tar, OCI, without a container daemon; PLATFORMS=linux/amd64 for one platform only
 	go run ./deploy/images
