@@ -152,13 +152,16 @@ func (s *synchronisation) apply(ctx context.Context, access *cluster.Access, rep
 	before, state := s.worker.left, drift.New(apply.Manager)
 	s.state, s.corrects = nil, s.state != nil
 	o.Incomplete = len(p.Problems) > 0
-	o.Applied = func(u *unstructured.Unstructured) bool {
-		state.Add(u)
+	inv := s.inventory(p)
+	r := rendered(p.Objects, inv.ID())
+	o.Known = s.recall(ctx, access, r)
+	o.Applied = func(u *unstructured.Unstructured, request drift.Sum) bool {
+		state.Add(u, drift.Sent{Rendered: r.of(u), Request: request})
 		return o.DryRun != common.DryRunClient && before.Same(u)
 	}
 	o.KeepGoing = o.KeepGoing || o.DryRun != common.DryRunNone
 	o.Progress = s.progress(ctx, report)
-	out := apply.Run(ctx, access, s.inventory(p), p.Objects, o)
+	out := apply.Run(ctx, access, inv, p.Objects, o)
 	out.Add(p.Problems)
 	if o.DryRun != common.DryRunNone {
 		s.worker.logDryRun(report, out)

@@ -5,6 +5,7 @@ package apply
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -43,8 +44,11 @@ type Options struct {
 	ReconcileTimeout, PruneTimeout time.Duration
 	// KeepGoing applies what does not depend on a failed object; otherwise the first failure ends the run and nothing is pruned.
 	KeepGoing bool
-	// Applied gets the API server's answer to each apply and says whether it changed nothing. It must not keep the object. May be nil.
-	Applied func(*unstructured.Unstructured) bool
+	// Known is what of the cluster need not be asked again. Nil: everything is. A dry run must not have any.
+	Known *cluster.Known
+	// Applied gets the API server's answer to each apply, and what cluster.Client.Applied says of it, and says whether it changed
+	// nothing. It must not keep the object. May be nil.
+	Applied func(u *unstructured.Unstructured, request [sha256.Size]byte) bool
 	// Progress is told about each result that is new or different, by the calling goroutine. May be nil.
 	Progress func(*Result)
 }
@@ -62,6 +66,7 @@ func Run(ctx context.Context, access *cluster.Access, info own.Info, objects []p
 		out.Err = err
 		return out
 	}
+	client.Recall(o.Known)
 	set := make(object.UnstructuredSet, len(objects))
 	for i := range objects {
 		set[i] = objects[i].Unstructured
