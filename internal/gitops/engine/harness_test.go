@@ -132,7 +132,7 @@ func startRig(t *testing.T, cp *kube.ControlPlane) *rig {
 	}()
 	go r.listen(outR)
 	t.Cleanup(func() { r.close() })
-	r.send(&pb.ToEngine{Message: &pb.ToEngine_Setup{Setup: &pb.Setup{AgentId: agentID, PodNamespace: "default", PodName: "pod"}}})
+	r.send(&pb.ToEngine{Message: &pb.ToEngine_Setup{Setup: &pb.Setup{AgentId: agentID, PodName: "pod"}}})
 	r.waitFor("Ready", func(m *pb.FromEngine) bool { return m.GetReady() != nil })
 	return r
 }

@@ -87,6 +87,7 @@ func (s *synchronisation) try(ctx context.Context, report *engine.Finished) (*ap
 	if err := s.decode(ctx, access); err != nil || len(s.decoded.need) > 0 {
 		return nil, err
 	}
+	s.worker.works(false)
 	if (report.GetReason() == engine.Finished_INTERVAL || report.GetReason() == engine.Finished_RETRY) && s.state != nil {
 		drifted, err := s.check(ctx, access)
 		if err != nil {
@@ -107,6 +108,13 @@ func (s *synchronisation) decode(ctx context.Context, access *cluster.Access) er
 	if s.decoded != nil {
 		return nil
 	}
+	select {
+	case s.worker.engine.rendering <- struct{}{}:
+		defer func() { <-s.worker.engine.rendering }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.worker.works(true)
 	d, err := decode(ctx, s.unit, s.job, access)
 	if errors.Is(err, render.ErrStuck) {
 		// The library goes on computing for ever, and with memory nobody bounds: only the end of the process stops it.
