@@ -21,9 +21,10 @@ type gate struct {
 	lastPatch atomic.Int32
 	known     *Known // nil: everything is asked
 
-	mu sync.Mutex // guards applied
-	// applied has the newest apply of each object, by path.
+	mu sync.Mutex // guards all below
+	// applied has the newest apply of each object, by path, and stored the objects whose apply was sent and may have been stored.
 	applied map[string][sha256.Size]byte
+	stored  map[string]bool
 }
 
 func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -36,6 +37,7 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		g.answered(req, request, resp.StatusCode)
 		return resp, nil
 	}
+	g.sends(req)
 	ctx, cancel := context.WithCancelCause(req.Context())
 	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
 	end := func() { stop(); cancel(nil) }
@@ -58,6 +60,19 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// sends notes that an object may be stored from now on.
+func (g *gate) sends(req *http.Request) {
+	if req.Method != http.MethodPatch {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stored == nil {
+		g.stored = map[string]bool{}
+	}
+	g.stored[req.URL.Path] = true
+}
+
 // answered notes what became of a request that may change something.
 func (g *gate) answered(req *http.Request, request [sha256.Size]byte, status int) {
 	if req.Method == http.MethodGet {
@@ -68,6 +83,9 @@ func (g *gate) answered(req *http.Request, request [sha256.Size]byte, status int
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if req.Method == http.MethodPatch && refusal(status) {
+		delete(g.stored, req.URL.Path)
+	}
 	if status >= http.StatusMultipleChoices || request == ([sha256.Size]byte{}) {
 		delete(g.applied, req.URL.Path)
 		return
@@ -76,6 +94,15 @@ func (g *gate) answered(req *http.Request, request [sha256.Size]byte, status int
 		g.applied = map[string][sha256.Size]byte{}
 	}
 	g.applied[req.URL.Path] = request
+}
+
+// refusal says that an answer is the API server's own and means that nothing was stored.
+func refusal(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }
 
 // gatedBody frees what belongs to a request when its answer has been read.

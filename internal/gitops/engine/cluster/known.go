@@ -137,6 +137,14 @@ func (c *Client) Path(gvk schema.GroupVersionKind, namespace, name string) strin
 	return strings.Join(append(parts, mapping.Resource.Resource, name), "/")
 }
 
+// Stored says that an object was sent to the API server in this run, which has not refused it, or that nobody knows.
+func (c *Client) Stored(gvk schema.GroupVersionKind, namespace, name string) bool {
+	path := c.Path(gvk, namespace, name)
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	return path == "" || c.gate.stored[path]
+}
+
 // Applied is the newest apply of an object in this run that succeeded; zero: there was none, or something else changed the object since.
 func (c *Client) Applied(u *unstructured.Unstructured) [sha256.Size]byte {
 	path := c.Path(u.GroupVersionKind(), u.GetNamespace(), u.GetName())
