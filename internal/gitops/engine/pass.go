@@ -115,7 +115,9 @@ func (s *synchronisation) decode(ctx context.Context, access *cluster.Access) er
 		return ctx.Err()
 	}
 	s.worker.works(true)
-	d, err := decode(ctx, s.unit, s.job, access)
+	// A library that renders cannot be stopped but with the process, and a newer commit is no reason for that: it waits until this one is
+	// rendered, which takes as long as rendering may at most.
+	d, err := decode(context.WithoutCancel(ctx), s.unit, s.job, access)
 	if errors.Is(err, render.ErrStuck) {
 		// The library goes on computing for ever, and with memory nobody bounds: only the end of the process stops it.
 		fmt.Fprintf(os.Stderr, "worker %s, commit %s: %v\n", s.worker.name, s.unit.commit, err)
