@@ -20,9 +20,11 @@ const (
 	dialTimeout         = 30 * time.Second
 	tcpKeepAlive        = 30 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
-	idleConnTimeout     = 90 * time.Second
-	// maxQuick bounds the HTTP/1.1 connections for plain requests; they stay open for the next ones.
-	maxQuick = 64
+	// maxQuick bounds the HTTP/1.1 connections for plain requests. They stay open for the next ones, and those that a burst leaves
+	// behind, each with its buffers, not for longer than quickIdle; a shared one, which carries everything, may wait for longer.
+	maxQuick   = 64
+	quickIdle  = 20 * time.Second
+	sharedIdle = 90 * time.Second
 	// maxResponseHeader bounds the header of an answer; it has to fit into one message to kas.
 	maxResponseHeader = 1 << 20
 	bufferSize        = 32 << 10
@@ -89,6 +91,7 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	}
 	quick, shared, upgrade := pooled(tlsConfig, dial), pooled(tlsConfig, dial), dedicated(tlsConfig, dial)
 	http1(quick)
+	quick.IdleConnTimeout = quickIdle
 	quick.Proxy, shared.Proxy = proxy, proxy
 	l := &lane{free: make(chan struct{}, maxQuick), pools: [3]*http.Transport{quick, shared, upgrade}}
 	for i, wrapped := range []*http.RoundTripper{&l.quick, &l.shared, &l.upgrade} {
@@ -106,7 +109,7 @@ func pooled(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 	t := newTransport(tlsConfig.Clone(), dial)
 	t.ForceAttemptHTTP2 = true
 	t.MaxIdleConnsPerHost = maxQuick
-	t.IdleConnTimeout = idleConnTimeout
+	t.IdleConnTimeout = sharedIdle
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	return t
 }
