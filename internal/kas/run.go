@@ -167,9 +167,14 @@ func (s *server) run(ctx context.Context) error {
 func (s *server) newAuth(context.Context) error {
 	listen := s.file.Agent.Listen
 	var err error
+	// Without others nobody would read them, and a world that tells changes takes refusals back.
+	var refusals agentauth.Refusals
+	if s.others.shared != nil && s.world.agents.Changed() == nil {
+		refusals = s.store
+	}
 	s.auth, err = agentauth.New(agentauth.Config{
 		Backend: s.world.agents, CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
-		Gone: s.agentGone, Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
+		Gone: s.agentGone, Limiter: s.store, Refusals: refusals, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
 		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
 		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,
 	})

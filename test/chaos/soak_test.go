@@ -27,7 +27,7 @@ const (
 	// buffer, or what a map has grown by. It has to be less than what the requests of a half would make if each left the smallest of all
 	// objects behind, of minObject bytes.
 	growth    = 1.05
-	slack     = 256 << 10
+	slack     = 128 << 10
 	minObject = 16
 )
 

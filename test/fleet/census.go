@@ -76,8 +76,9 @@ func (f *Fleet) Take(ctx context.Context) (Census, error) {
 		return c, err
 	}
 	for _, key := range keys {
-		// Counters of rate limits are made for a minute, and those of who was seen for longer than any test.
-		if !strings.HasPrefix(key, Prefix+":limit:") && !strings.HasPrefix(key, Prefix+":seen:") {
+		// Counters of rate limits and refusals are made for a minute, and those of who was seen for longer than any test.
+		if !strings.HasPrefix(key, Prefix+":limit:") && !strings.HasPrefix(key, Prefix+":refused:") &&
+			!strings.HasPrefix(key, Prefix+":seen:") {
 			c.Keys = append(c.Keys, key)
 		}
 	}
