@@ -37,7 +37,7 @@ func (r *resolver) consult(ctx context.Context, token string, key tokenKey, anew
 		shared = nil
 	}
 	if shared != nil && !anew {
-		if err, left := r.refusedElsewhere(ctx, key); err != nil {
+		if left, err := r.refusedElsewhere(ctx, key); err != nil {
 			return backend.Agent{}, left, err
 		}
 	}
@@ -59,21 +59,21 @@ func (r *resolver) consult(ctx context.Context, token string, key tokenKey, anew
 }
 
 // refusedElsewhere is the refusal that another replica got, nil if there is none or nobody can say.
-func (r *resolver) refusedElsewhere(ctx context.Context, key tokenKey) (refusal error, left time.Duration) {
+func (r *resolver) refusedElsewhere(ctx context.Context, key tokenKey) (left time.Duration, refusal error) {
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	reason, left, err := r.cfg.Refusals.Refused(bounded, sharedKey(key))
 	if err != nil {
 		r.cfg.Log.Warn("Cannot see whether other kas know of a refusal of GitLab", zap.Error(err))
-		return nil, 0
+		return 0, nil
 	}
 	word, text, _ := strings.Cut(reason, ": ")
 	kind, known := sharable[word]
 	if left <= 0 || !known {
-		return nil, 0
+		return 0, nil
 	}
 	// Clocks of replicas differ.
-	return fault.New(kind, fault.GitLab, "%s", text), min(left, r.cfg.ErrorTTL)
+	return min(left, r.cfg.ErrorTTL), fault.New(kind, fault.GitLab, "%s", text)
 }
 
 // reasonOf is the kind of a refusal and what the agent reads of it; the cause stays here.
