@@ -34,7 +34,7 @@ e2e: ## the tests that need a real node (root): exec, logs, port-forward, helm, 
 	go test -tags e2e -count=1 -p 1 -timeout 40m ./deploy/images ./test/kube ./test/gitops ./test/e2e/...
 
 chaos: testbed ## a fleet of kas, agentk and Redis, broken in every way on the list (up to 20 minutes); SOAK=1 half an hour more
-	go test -tags chaos -count=1 -parallel 8 -timeout $(if $(SOAK),70m,25m) ./test/chaos
+	go test -tags chaos -count=1 -parallel 8 -timeout $(if $(SOAK),80m,25m) ./test/chaos
 
 demo: ## the whole line once, narrated; KEEP=1 leaves it running to try by hand
 	go run ./test/demo
