@@ -4,6 +4,8 @@ package chaos
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -46,18 +48,52 @@ func TestSoak(t *testing.T) {
 	middle := heapsAtRest(t, f)
 	answered := churn(t, f, length/2)
 	end := heapsAtRest(t, f)
-	if answered*minObject <= slack {
-		t.Errorf("%d requests in the second half are too few: one object left behind by each would not be seen", answered)
-	}
 	for name := range end {
 		t.Logf("%s: heap %.0f KB after the first half, %.0f KB after the second", name, middle[name]/1e3, end[name]/1e3)
-		if end[name] > middle[name]*growth && end[name] > middle[name]+slack {
-			t.Errorf("the heap of %s has grown from %.0f to %.0f bytes over the second half, %.1f for each request",
-				name, middle[name], end[name], (end[name]-middle[name])/float64(answered))
-		}
+	}
+	if err := grown(middle, end, answered); err != nil {
+		t.Error(err)
 	}
 	works(t, f)
 	f.Settle(t, before)
+}
+
+// grown says which heaps, by the names of their owners, have grown over a half in which so many requests were answered.
+func grown(middle, end map[string]float64, answered int) error {
+	var found []error
+	if answered*minObject <= slack {
+		found = append(found, fmt.Errorf("%d requests in the second half are too few: one object left behind by each would not be seen", answered))
+	}
+	for name, is := range end {
+		if was := middle[name]; is > was*growth && is > was+slack {
+			found = append(found, fmt.Errorf("the heap of %s has grown from %.0f to %.0f bytes over the second half, %.1f for each request",
+				name, was, is, (is-was)/float64(answered)))
+		}
+	}
+	return errors.Join(found...)
+}
+
+func TestGrown(t *testing.T) {
+	const requests = 180_000 // of fifteen minutes
+	for _, tt := range []struct {
+		name     string
+		was, is  float64
+		answered int
+		bad      bool
+	}{
+		{"as before", 2.5e6, 2.5e6, requests, false},
+		{"less", 2.5e6, 2.4e6, requests, false},
+		{"a buffer more", 2.5e6, 2.5e6 + 64<<10, requests, false},
+		{"the smallest object for each request", 2.5e6, 2.5e6 + requests*minObject, requests, true},
+		{"the smallest object for each request, large heap", 50e6, 50e6 + requests*minObject, requests, true},
+		{"six percent", 2.5e6, 2.5e6 * 1.06, requests, true},
+		{"a kibibyte for each disturbance", 2.5e6, 2.5e6 + 180<<10, requests, true},
+		{"too few requests to say anything", 2.5e6, 2.5e6, slack / minObject, true},
+	} {
+		if err := grown(map[string]float64{"kas": tt.was}, map[string]float64{"kas": tt.is}, tt.answered); (err != nil) != tt.bad {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
 }
 
 // soakLength is 0 without SOAK.
