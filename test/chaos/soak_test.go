@@ -172,6 +172,7 @@ func heapsAtRest(t *testing.T, f *fleet.Fleet) map[string]float64 {
 func disturb(t *testing.T, f *fleet.Fleet, turn int) {
 	t.Helper()
 	var err error
+	k := f.Kas[turn/6%2]
 	switch turn % 6 {
 	case 0:
 		err = f.StartAgent(soon(t), demo+"-1")
@@ -180,9 +181,9 @@ func disturb(t *testing.T, f *fleet.Fleet, turn int) {
 	case 2:
 		_, err = f.KillAgent(soon(t), demo+"-1")
 	case 3:
-		f.Kas[turn%2].PeerLink.Reset()
+		k.PeerLink.Reset()
 	case 4:
-		f.Kas[turn%2].RedisLink.Reset()
+		k.RedisLink.Reset()
 	case 5:
 		f.Pods[doubled].Link.Reset()
 	}
