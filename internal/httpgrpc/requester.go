@@ -44,6 +44,8 @@ type Exchange struct {
 	ContentLength int64
 	// Body is read by one goroutine that ends before Do returns.
 	Body io.Reader
+	// Multiplexed: the client's connection carries other exchanges too (HTTP/2). It stays open when this one ends before its request.
+	Multiplexed bool
 	// Respond is called once with the peer's status and header, before anything is written, and for a 101 after the
 	// connection was taken over. It puts what the client shall get into the header of the http.ResponseWriter and may keep
 	// parts of peer.
@@ -334,7 +336,8 @@ func (e *requesterExchange) finish(err error) {
 	}
 }
 
-// finishBody ends the body pump. A connection with the rest of a body on it serves no further request.
+// finishBody ends the body pump. A connection with the rest of a body on it serves no further request, unless a stream of it is all that
+// the body was on.
 func (e *requesterExchange) finishBody(err error) {
 	if err == nil {
 		if e.unflushed {
@@ -350,7 +353,7 @@ func (e *requesterExchange) finishBody(err error) {
 	if e.bodyEnd.Load() {
 		return
 	}
-	if !e.res.Committed {
+	if !e.res.Committed && !e.x.Multiplexed {
 		e.w.Header().Set(headerConnection, "close")
 	}
 	_ = e.rc.SetReadDeadline(time.Unix(1, 0))

@@ -140,7 +140,7 @@ func (e *requesterExchange) writeHeader(status int, peer http.Header) error {
 		// The type of a body is the cluster's to say, never guessed from its bytes.
 		h["Content-Type"] = nil
 	}
-	if !e.bodyEnd.Load() {
+	if !e.bodyEnd.Load() && !e.x.Multiplexed {
 		h.Set(headerConnection, "close")
 	}
 	e.w.WriteHeader(status)

@@ -45,7 +45,7 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 	}
 	x := &httpgrpc.Exchange{
 		Method: r.Method, Path: to.path, Query: to.query, Header: header, Extra: extra,
-		ContentLength: r.ContentLength, Body: r.Body,
+		ContentLength: r.ContentLength, Body: r.Body, Multiplexed: multiplexed(r),
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

@@ -300,7 +300,7 @@ func (s *server) newProxy(ctx context.Context) error {
 	l := cf.Listen
 	s.proxyListener, err = s.listen(ctx, listen.Config{
 		Network: l.GetNetwork(), Address: l.Address, CertificateFile: l.CertificateFile, KeyFile: l.KeyFile,
-		ALPN: []string{"http/1.1"}, Log: s.log,
+		ALPN: k8sproxy.ALPN(), Log: s.log,
 	})
 	return err
 }
