@@ -244,11 +244,14 @@ func TestHTTP2_AbortEndsOneStream(t *testing.T) {
 		if err := a.Data("event\n"); err != nil {
 			return err
 		}
+		select {
+		case <-lose:
+		case <-a.Ctx.Done():
+			return a.Ctx.Err()
+		}
 		if h.GetRequest().GetUrlPath() == "/list" {
-			<-lose
 			return agentLost{}
 		}
-		<-lose
 		if err := a.Data("more\n"); err != nil {
 			return err
 		}
@@ -360,7 +363,11 @@ func TestHTTP2_Leaving(t *testing.T) {
 			if err := a.Respond(200); err != nil {
 				return err
 			}
-			<-release
+			select {
+			case <-release:
+			case <-a.Ctx.Done():
+				return a.Ctx.Err()
+			}
 		case "/watch":
 			if err := a.Respond(200); err != nil {
 				return err
