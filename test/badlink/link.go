@@ -20,6 +20,8 @@ type Config struct {
 	Port int
 	// Parse makes places in the protocols known, for Cut. It costs some nanoseconds for every byte.
 	Parse bool
+	// Broken is told of connections that an end broke off, or that reached no server, unless it is nil. It must not wait.
+	Broken func(Break)
 }
 
 // To is a Dial that leads to a fixed address.

@@ -67,6 +67,9 @@ func (p *pipe) read(from *net.TCPConn) {
 		if errors.Is(err, io.EOF) {
 			last.end = finished
 		}
+		if last.end == broken {
+			p.conn.broke(p.way.opposite(), err)
+		}
 		if p.lost.Load() {
 			last.end = unheard
 		}
@@ -156,6 +159,7 @@ func (p *pipe) deliver(to *net.TCPConn, data []byte) bool {
 			return false
 		}
 		if err != nil {
+			p.conn.broke(p.way, err)
 			if !p.conn.silentIn(p.way.opposite()) {
 				p.conn.reset()
 				return false

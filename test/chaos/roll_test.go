@@ -204,7 +204,9 @@ func (tr *traffic) end(t *testing.T) {
 		for _, err := range tr.failed[:min(len(tr.failed), 10)] {
 			t.Log(err)
 		}
-		t.Logf("the balancer had nobody: %q", tr.fleet.Proxy.Refusals())
+		for _, how := range tr.fleet.Proxy.Breaks() {
+			t.Log(how)
+		}
 	}
 	for how, n := range tr.ended {
 		if how != "clean" {
