@@ -39,9 +39,7 @@ type transaction struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.inflight.enter()
 	defer p.inflight.leave()
-	if p.leaving.Load() && r.Header.Get("Upgrade") == "" {
-		w.Header().Set("Connection", "close")
-	}
+	p.sendAway(w.Header(), r)
 	t := &transaction{started: time.Now(), trace: traceOf(r.Header), credential: credential{access: accessNone}}
 	p.guarded(t, w, r)
 	p.observe(t, r)

@@ -1,6 +1,10 @@
 package k8sproxy
 
-import "net/http"
+import (
+	"context"
+	"net"
+	"net/http"
+)
 
 // HTTP/2 is for plain requests: one connection carries many, watches too. An upgrade takes a connection over as a whole, so clients open
 // one with HTTP/1.1 for it, as they do towards an API server; HTTP/2 has nothing to upgrade, and extended CONNECT (RFC 8441) is not
@@ -44,3 +48,24 @@ func http2Config() *http.HTTP2Config {
 
 // multiplexed says whether other requests share the connection of r.
 func multiplexed(r *http.Request) bool { return r.ProtoMajor >= 2 }
+
+// lateKey marks the context of a connection that was opened when kas was leaving already.
+type lateKey struct{}
+
+// connContext is that of a new connection.
+func (p *Proxy) connContext(ctx context.Context, _ net.Conn) context.Context {
+	if p.leaving.Load() {
+		return context.WithValue(ctx, lateKey{}, true)
+	}
+	return ctx
+}
+
+// sendAway asks the client of r to take its next request elsewhere, while kas is leaving. GOAWAY on HTTP/2 turns away what is under way on
+// the connection behind r, which is sent again elsewhere, but Go's library waits before each further attempt. So a client whose balancer
+// leads it here once more is served: its connection is told when no other can be opened here any more.
+func (p *Proxy) sendAway(h http.Header, r *http.Request) {
+	if !p.leaving.Load() || r.Header.Get("Upgrade") != "" || multiplexed(r) && r.Context().Value(lateKey{}) != nil {
+		return
+	}
+	h.Set("Connection", "close")
+}

@@ -25,19 +25,22 @@ func echo(a *agenttest.Agent) error {
 	return a.Answer(200, string(body))
 }
 
-// Clients that send without a pause, also what must not be sent twice, lose nothing while one kas after the other is replaced: GOAWAY says
+// Clients that send without a pause, also what must not be sent twice, lose nothing while a kas is replaced by another: GOAWAY says
 // which requests were taken, and the client's library sends the others elsewhere.
 func TestHTTP2_ReplacedUnderLoad_LosesNothing(t *testing.T) {
-	const clients, rounds = 16, 2
+	t.Parallel()
+	const clients = 16
 	start := func() *secureLine {
 		return newSecureLine(t, echo, func(c *k8sproxy.Config) {
-			c.ListenGracePeriod, c.ShutdownGracePeriod = 50*time.Millisecond, time.Minute
+			c.ListenGracePeriod, c.ShutdownGracePeriod = 3*time.Second, time.Minute
 		})
 	}
 	var now atomic.Pointer[secureLine]
+	var dialed atomic.Int64
 	now.Store(start())
 	transport := now.Load().client.Transport.(*http.Transport).Clone()
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		dialed.Add(1)
 		var d net.Dialer
 		return d.DialContext(ctx, network, now.Load().addr)
 	}
@@ -64,14 +67,17 @@ func TestHTTP2_ReplacedUnderLoad_LosesNothing(t *testing.T) {
 	}
 	enough := func() {
 		before := sent.Load()
-		want(t, now.Load().line, func() bool { return t.Failed() || sent.Load() > before+10*clients })
+		want(t, now.Load().line, func() bool { return t.Failed() || sent.Load() > before+20*clients })
 	}
-	for range rounds {
-		enough()
-		old := now.Swap(start())
-		old.stop()
-		old.stopped(t)
+	enough()
+	before := dialed.Load()
+	now.Load().stop()
+	want(t, now.Load().line, func() bool { return t.Failed() || dialed.Load() > before })
+	enough() // the balancer has not noticed yet: clients are served, and not sent away again and again
+	if n := dialed.Load() - before; n > 2*clients {
+		t.Errorf("%d connections were opened before the balancer noticed", n)
 	}
+	now.Swap(start()).stopped(t)
 	enough()
 	close(stop)
 	working.Wait()

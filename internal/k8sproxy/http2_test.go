@@ -352,6 +352,7 @@ func TestHTTP2_SlowReaderHoldsUpItsStreamOnly(t *testing.T) {
 
 // While kas stops, an answer sends the connection's client elsewhere, what runs on it goes on, and what has no end is ended in order.
 func TestHTTP2_Leaving(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	l := newSecureLine(t, func(a *agenttest.Agent) error {
 		h, err := a.Request()
@@ -408,6 +409,7 @@ func TestHTTP2_Leaving(t *testing.T) {
 
 // A connection that only waits is told before it is closed, so that no request is sent into its end.
 func TestHTTP2_IdleConnectionGetsGoAway(t *testing.T) {
+	t.Parallel()
 	l := newSecureLine(t, (&seen{}).record)
 	frames := l.frames()
 	l.stop()

@@ -47,6 +47,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       p.connContext,
 		// OPTIONS * is a request like any other: refused or answered by the handler.
 		DisableGeneralOptionsHandler: true,
 	}
