@@ -318,7 +318,7 @@ func TestHTTP2_WatchFlowsAndItsClientLeaves(t *testing.T) {
 // Who does not read an answer holds up that answer only.
 func TestHTTP2_SlowReaderHoldsUpItsStreamOnly(t *testing.T) {
 	full := strings.Repeat("x", 32<<10)
-	const pieces = 1024 // 32 MiB, far more than what fits on the way
+	const pieces = 512 // 16 MiB, far more than what fits on the way
 	l := newSecureLine(t, func(a *agenttest.Agent) error {
 		h, err := a.Request()
 		if err != nil {
