@@ -280,20 +280,9 @@ func (s *syncScene) engine() (int, error) {
 
 // usage is how many seconds of CPU a process has used, and how many MiB it holds.
 func usage(pid int) (cpu, memory float64, err error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
+	if cpu, err = cpuOf(pid); err != nil {
 		return 0, 0, err
 	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(after)
-	const userField, systemField, ticks = 11, 12, 100 // the kernel's USER_HZ, the same everywhere
-	user, err1 := strconv.ParseFloat(fields[userField], 64)
-	system, err2 := strconv.ParseFloat(fields[systemField], 64)
-	statm, err3 := os.ReadFile(filepath.Join(dir, "statm"))
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return 0, 0, err
-	}
-	pages, err := strconv.ParseFloat(strings.Fields(string(statm))[1], 64)
-	return (user + system) / ticks, pages * float64(os.Getpagesize()) / (1 << 20), err
+	memory, err = memoryOf(pid, "VmRSS")
+	return cpu, memory, err
 }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// group is figures that are taken together.
+type group struct {
+	name string
+	// rows are the names of its figures.
+	rows []string
+	run  func(ctx context.Context, s *stage) ([]row, error)
+}
+
+// groups is the whole suite, in the order of the table.
+var groups = []group{
+	{"small GET, one client", []string{"get_p50_c1", "get_p50_fake_us"}, getOne},
+	{"small GET, 64 clients", []string{"get_rps_c64", "get_p99_c64", "cpu_per_request_ms"}, getMany},
+	{"list of 50 MB", []string{"list50_text", "list50_random", "cpu_per_gb_s"}, lists},
+	{"keystrokes", []string{"echo_p50_ms"}, echoes},
+	{"several kas", []string{"hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, severalKas},
+	{"reconnect storm", []string{"storm_2000_p99_s"}, storms},
+	{"GitOps", []string{
+		"gitops_first_wall", "gitops_first_calls", "gitops_first_cpu", "gitops_first_rss",
+		"gitops_noop_calls", "gitops_noop_cpu", "gitops_noop_rss",
+		"gitops_one_wall", "gitops_one_calls", "gitops_one_cpu", "gitops_one_rss",
+	}, synchronisations},
+}
+
+// choose returns the groups that have a row whose name contains one of the words, which commas separate; no words: all.
+func choose(all []group, words string) ([]group, error) {
+	if words == "" {
+		return all, nil
+	}
+	list := strings.Split(words, ",")
+	wanted := slices.DeleteFunc(slices.Clone(all), func(g group) bool {
+		return !slices.ContainsFunc(g.rows, func(name string) bool {
+			return slices.ContainsFunc(list, func(word string) bool { return word != "" && strings.Contains(name, word) })
+		})
+	})
+	if len(wanted) == 0 {
+		return nil, fmt.Errorf("ROWS=%s: no figure has such a name", words)
+	}
+	return wanted, nil
+}
+
+// without completes what a group has measured before it failed: every row is there, those without a figure with the reason.
+func (g group) without(measured []row, err error) []row {
+	for _, name := range g.rows {
+		if !slices.ContainsFunc(measured, func(r row) bool { return r.Name == name }) {
+			measured = append(measured, row{Name: name, err: err})
+		}
+	}
+	return measured
+}
+
+func severalKas(ctx context.Context, s *stage) ([]row, error) { return replicaRows(ctx, s.each, s.progress) }
+
+func storms(ctx context.Context, s *stage) ([]row, error) {
+	r, err := stormRow(ctx, s.effort, s.progress)
+	if err != nil {
+		return nil, err
+	}
+	return []row{r}, nil
+}
+
+func synchronisations(ctx context.Context, s *stage) ([]row, error) { return gitopsRows(ctx, s.progress) }
