@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -89,19 +90,31 @@ func fakeAPIServer() error {
 		return err
 	}
 	fmt.Println(ln.Addr())
-	body := []byte(strings.Repeat("x", 512))
 	server := &http.Server{
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Upgrade") == "" {
-				_, _ = w.Write(body)
-				return
-			}
-			echoBack(w)
-		}),
+		Handler:           fakeHandler(),
 	}
 	return server.ServeTLS(ln, "", "")
+}
+
+// fakeHandler answers small requests with 512 bytes, those for configmaps with 50 MB, and upgrades with sinks and an echo.
+func fakeHandler() http.Handler {
+	small, large := bytes.Repeat([]byte("x"), 512), bytes.Repeat([]byte("x"), bulkObjects*bulkSize)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Upgrade") == "" && strings.HasSuffix(r.URL.Path, "/configmaps"):
+			_, _ = w.Write(large) // the client may have gone
+		case r.Header.Get("Upgrade") == "":
+			_, _ = w.Write(small)
+		case wantsWebSocket(r) && strings.HasSuffix(r.URL.Path, "/portforward"):
+			forwardSink(w, r)
+		case wantsWebSocket(r):
+			execSink(w, r)
+		default:
+			echoBack(w)
+		}
+	})
 }
 
 // echoBack accepts an upgrade and returns every byte.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/kube"
@@ -233,15 +232,10 @@ func (s *syncScene) kubectl(ctx context.Context) (cost, error) {
 	cmd := s.cluster.KubectlCommand(ctx, s.cluster.AdminKubeconfig, "apply", "--server-side", "--prune", "--applyset=bench", "--namespace=kubectl",
 		"--filename", s.l.CloneDir(syncProject))
 	cmd.Env = append(cmd.Env, "KUBECTL_APPLYSET=true")
-	begun := time.Now()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return cost{}, fmt.Errorf("%w: %s", err, out[max(0, len(out)-500):])
+	c, err := measured(cmd)
+	if err != nil {
+		return cost{}, err
 	}
-	c := cost{seconds: time.Since(begun).Seconds(), cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
-	if used, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		c.memory = float64(used.Maxrss) / 1024
-	}
-	var err error
 	c.calls, err = s.calls(true)
 	return c, err
 }
@@ -263,9 +257,12 @@ func (s *syncScene) calls(wanted bool) (float64, error) {
 	return n, nil
 }
 
-// engine is the process id of the agent's engine, its only child.
-func (s *syncScene) engine() (int, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.l.AgentPID(agent)))
+// engine is the process id of the agent's engine.
+func (s *syncScene) engine() (int, error) { return engineOf(s.l.AgentPID(agent)) }
+
+// engineOf is the process id of an agent's engine, its only child.
+func engineOf(pid int) (int, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		return 0, err
 	}

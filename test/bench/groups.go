@@ -19,8 +19,13 @@ type group struct {
 var groups = []group{
 	{"small GET, one client", []string{"get_p50_c1", "get_p50_fake_us"}, getOne},
 	{"small GET, 64 clients", []string{"get_rps_c64", "get_p99_c64", "cpu_per_request_ms"}, getMany},
-	{"list of 50 MB", []string{"list50_text", "list50_random", "cpu_per_gb_s"}, lists},
+	{"list of 50 MB", []string{"list50_text", "list50_random", "cpu_per_gb_s", "list50_fake"}, lists},
+	{"exec and port-forward", []string{"exec_stdin_100mb", "portforward_100mb"}, sessions},
 	{"keystrokes", []string{"echo_p50_ms"}, echoes},
+	{"one agent at full rate", []string{"sustained_1_agent", "sustained_1_agent_rps"}, sustained},
+	{"the same over wss://", []string{"get_rps_c64_wss", "list50_text_wss"}, overTLS},
+	{"idle daemons", []string{"kas_rss_mb", "agentk_rss_mb", "engine_rss_mb", "kas_heap_mb", "agentk_heap_mb"}, idleDaemons},
+	{"restart of kas", []string{"restart_ready_s", "restart_outage_s"}, restarts},
 	{"several kas", []string{"hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, severalKas},
 	{"reconnect storm", []string{"storm_2000_p99_s"}, storms},
 	{"GitOps", []string{
@@ -57,7 +62,9 @@ func (g group) without(measured []row, err error) []row {
 	return measured
 }
 
-func severalKas(ctx context.Context, s *stage) ([]row, error) { return replicaRows(ctx, s.each, s.progress) }
+func severalKas(ctx context.Context, s *stage) ([]row, error) {
+	return replicaRows(ctx, s.each, s.progress)
+}
 
 func storms(ctx context.Context, s *stage) ([]row, error) {
 	r, err := stormRow(ctx, s.effort, s.progress)
@@ -67,4 +74,6 @@ func storms(ctx context.Context, s *stage) ([]row, error) {
 	return []row{r}, nil
 }
 
-func synchronisations(ctx context.Context, s *stage) ([]row, error) { return gitopsRows(ctx, s.progress) }
+func synchronisations(ctx context.Context, s *stage) ([]row, error) {
+	return gitopsRows(ctx, s.progress)
+}

@@ -64,7 +64,7 @@ func replicaRows(ctx context.Context, each time.Duration, progress func(string))
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
 		progress(fmt.Sprintf("%s: %.4g %s", f.name, value, f.unit))
-		rows = append(rows, row{Name: f.name, Unit: f.unit, Line: value, Goal: fmt.Sprintf("<= %g %s", f.goal, f.unit), OK: value <= f.goal})
+		rows = append(rows, figure(f.name, f.unit, nil, []float64{value}, atMost(plain, f.goal)))
 	}
 	return rows, nil
 }

@@ -47,6 +47,11 @@ func lists(ctx context.Context, st *stage) ([]row, error) {
 		cost = append(cost, pick(samples, func(r sample) float64 { return r.cpu / (float64(r.bytes) / 1e9) })...)
 	}
 	rows = append(rows, figure("cpu_per_gb_s", "s/GB", nil, cost, atMost(plain, 4)))
+	direct, line, err := alternate(ctx, st.effort, s.loader(s.fakeDirect, bulkText.path(), 1, s.fakeAgent), s.loader(s.fakeLine, bulkText.path(), 1, s.fakeAgent))
+	if err != nil {
+		return rows, fmt.Errorf("list50_fake: %w", err)
+	}
+	rows = append(rows, figure("list50_fake", "MB/s", pick(direct, sample.speed), pick(line, sample.speed), goal{}))
 	return rows, st.profile(ctx, s, s.agent, "list50_text", func(ctx context.Context, d time.Duration) error {
 		_, err := s.line.load(ctx, bulkText.path(), 1, d)
 		return err

@@ -15,6 +15,8 @@ type target struct {
 	client *http.Client
 	base   string
 	header http.Header
+	// authority is the file of the certificate authority that the client trusts.
+	authority string
 }
 
 // get performs one request and reads the whole answer.

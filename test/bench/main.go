@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 func (s *stage) perform(ctx context.Context, wanted []group) (rows []row, failed []error) {
 	for _, g := range wanted {
 		s.progress(g.name)
-		begun := time.Now()
+		begun, goroutines := time.Now(), s.census(ctx)
 		measured, err := g.run(ctx, s)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", g.name, err)
@@ -91,7 +91,7 @@ func (s *stage) perform(ctx context.Context, wanted []group) (rows []row, failed
 			rows = append(rows, r)
 			s.progress("  " + r.String())
 		}
-		s.progress(fmt.Sprintf("%s: took %s; %s", g.name, time.Since(begun).Round(time.Second), s.census(ctx)))
+		s.progress(fmt.Sprintf("%s: took %s%s", g.name, time.Since(begun).Round(time.Second), goroutines()))
 		if ctx.Err() != nil {
 			break
 		}

@@ -58,7 +58,9 @@ const observeLimit = 30 * time.Second
 func observe(ctx context.Context, socket, path string) ([]byte, error) {
 	client := &http.Client{Timeout: observeLimit, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", socket) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
 	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://observability"+path, http.NoBody)
 	if err != nil {

@@ -45,8 +45,10 @@ type goal struct {
 	set     bool
 }
 
-func atMost(of judged, limit float64) goal  { return goal{of: of, limit: limit, set: true} }
-func atLeast(of judged, limit float64) goal { return goal{of: of, limit: limit, atLeast: true, set: true} }
+func atMost(of judged, limit float64) goal { return goal{of: of, limit: limit, set: true} }
+func atLeast(of judged, limit float64) goal {
+	return goal{of: of, limit: limit, atLeast: true, set: true}
+}
 
 // watched is no goal, for a figure of the line alone.
 func watched() goal { return goal{of: plain} }

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	authv1 "k8s.io/api/authentication/v1"
@@ -78,6 +77,8 @@ func (s *scene) build(ctx context.Context, st *stage) error {
 			return err
 		}
 	}
+	s.line.client.CloseIdleConnections()
+	s.fakeLine.client.CloseIdleConnections()
 	s.before, err = s.goroutines(ctx)
 	return err
 }
@@ -93,6 +94,7 @@ func (s *scene) throughLine(name string) (target, error) {
 	}
 	return target{
 		client: newClient(s.l.Authority.Pool), base: s.l.ProxyURL, header: http.Header{"Authorization": {"Bearer " + bearer}},
+		authority: s.l.Authority.File,
 	}, nil
 }
 
@@ -191,54 +193,12 @@ func (s *scene) startFakeAgent(ctx context.Context, st *stage) error {
 	if err := s.l.StartAgent(ctx, s.fakeAgent); err != nil {
 		return err
 	}
-	s.fakeDirect = target{client: newClient(st.fake.authority.Pool), base: st.fake.url, header: s.direct.header}
+	s.fakeDirect = target{
+		client: newClient(st.fake.authority.Pool), base: st.fake.url, header: s.direct.header, authority: st.fake.authority.File,
+	}
 	s.fakeLine, err = s.throughLine(s.fakeAgent)
 	return err
 }
 
 // cpu is what kas and an agent have used together, in seconds.
 func (s *scene) cpu(name string) (float64, error) { return cpuOf(s.l.KasPID(), s.l.AgentPID(name)) }
-
-// goroutines is how many each daemon has.
-type goroutines struct{ kas, agent, fakeAgent int }
-
-func (g goroutines) String() string { return fmt.Sprintf("kas %d, agentk %d and %d", g.kas, g.agent, g.fakeAgent) }
-
-// within says whether there are not more than before, but for a few of the runtime and of this question.
-func (g goroutines) within(before goroutines) bool {
-	const slack = 10
-	return g.kas <= before.kas+slack && g.agent <= before.agent+slack && g.fakeAgent <= before.fakeAgent+slack
-}
-
-func (s *scene) goroutines(ctx context.Context) (goroutines, error) {
-	for _, t := range []target{s.direct, s.line, s.fakeDirect, s.fakeLine} {
-		t.client.CloseIdleConnections()
-	}
-	var g goroutines
-	for _, of := range []struct {
-		n    *int
-		page func() (string, error)
-	}{
-		{&g.kas, func() (string, error) { return s.l.KasMetrics(ctx) }},
-		{&g.agent, func() (string, error) { return s.l.AgentMetrics(ctx, s.agent) }},
-		{&g.fakeAgent, func() (string, error) { return s.l.AgentMetrics(ctx, s.fakeAgent) }},
-	} {
-		page, err := of.page()
-		if err != nil {
-			return g, err
-		}
-		if *of.n, err = number(page); err != nil {
-			return g, err
-		}
-	}
-	return g, nil
-}
-
-func number(page string) (int, error) {
-	text, ok := line.Metric(page, "go_goroutines")
-	if !ok {
-		return 0, errors.New("no metric go_goroutines")
-	}
-	n, err := strconv.ParseFloat(text, 64)
-	return int(n), err
-}

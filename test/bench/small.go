@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
 )
 
 const (
@@ -79,4 +81,22 @@ func getMany(ctx context.Context, st *stage) ([]row, error) {
 		_, err := through(ctx, d)
 		return err
 	})
+}
+
+// overTLS is what it costs that the agent's link is encrypted.
+func overTLS(ctx context.Context, st *stage) ([]row, error) {
+	s, err := st.scene(ctx, line.WSS)
+	if err != nil {
+		return nil, err
+	}
+	direct, through, err := alternate(ctx, st.effort, s.getter(s.direct, manyClients, s.agent), s.getter(s.line, manyClients, s.agent))
+	if err != nil {
+		return nil, err
+	}
+	rows := []row{figure("get_rps_c64_wss", "req/s", pick(direct, sample.rate), pick(through, sample.rate), goal{})}
+	r, _, err := st.list(ctx, s, "list50_text_wss", bulkText, goal{})
+	if err != nil {
+		return rows, err
+	}
+	return append(rows, r), nil
 }

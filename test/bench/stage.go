@@ -3,7 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
+	"slices"
+	"sync"
 
 	"gitlab.com/agentk/agentk/test/kube"
 	"gitlab.com/agentk/agentk/test/line"
@@ -18,8 +19,10 @@ type stage struct {
 
 	cluster *kube.ControlPlane
 	fake    *fakeProcess
-	scenes  []*scene
 	filled  map[bulk]bool
+
+	mu     sync.Mutex // guards scenes
+	scenes []*scene
 }
 
 // plain is the scene of most figures: ws:// on the agent's link.
@@ -27,7 +30,7 @@ func (st *stage) plain(ctx context.Context) (*scene, error) { return st.scene(ct
 
 // scene returns the line with a scheme on the agent's link.
 func (st *stage) scene(ctx context.Context, scheme string) (*scene, error) {
-	for _, s := range st.scenes {
+	for _, s := range st.running() {
 		if s.scheme == scheme {
 			return s, nil
 		}
@@ -39,6 +42,8 @@ func (st *stage) scene(ctx context.Context, scheme string) (*scene, error) {
 	if err != nil {
 		return nil, fmt.Errorf("line over %s: %w", scheme, err)
 	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.scenes = append(st.scenes, s)
 	return s, nil
 }
@@ -56,50 +61,15 @@ func (st *stage) startCluster(ctx context.Context) error {
 	return cluster.Apply(ctx, jobsMayAll)
 }
 
-// census is how many goroutines there are.
-func (st *stage) census(ctx context.Context) string {
-	text := "goroutines"
-	for _, s := range st.scenes {
-		now, err := s.goroutines(ctx)
-		if err != nil {
-			return err.Error()
-		}
-		text += fmt.Sprintf(" over %s: %s before, %s now", s.scheme, s.before, now)
-	}
-	return text
-}
-
-// settleLimit is how long surplus streams may take to be retired: a minute parked, and a scan after that.
-const settleLimit = 3 * time.Minute
-
-// settled waits until all daemons are as they were; a run that leaks has failed.
-func (st *stage) settled(ctx context.Context) error {
-	deadline := time.Now().Add(settleLimit)
-	for _, s := range st.scenes {
-		for {
-			now, err := s.goroutines(ctx)
-			if err != nil {
-				return err
-			}
-			if now.within(s.before) {
-				st.progress(fmt.Sprintf("goroutines over %s before and after: %s and %s", s.scheme, s.before, now))
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("leak over %s: goroutines before: %s, after: %s", s.scheme, s.before, now)
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Second):
-			}
-		}
-	}
-	return nil
+// running are the scenes that were started so far.
+func (st *stage) running() []*scene {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return slices.Clone(st.scenes)
 }
 
 func (st *stage) close() {
-	for _, s := range st.scenes {
+	for _, s := range st.running() {
 		s.l.Stop()
 	}
 	if st.fake != nil {

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"os"
-	"slices"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/swarm"
 )
 
 const (
-	stormAgents = 2000
 	stormRounds = 3
 	// stormGoal is how long it may take, in seconds.
 	stormGoal = 30
@@ -19,7 +17,7 @@ const (
 )
 
 // stormRow measures how long after the death of their kas, which comes back at once, 99 % of the agents serve a request again. With
-// less effort there is one round instead of three.
+// less effort there is one round instead of three, and fewer agents.
 func stormRow(ctx context.Context, e effort, progress func(string)) (row, error) {
 	rounds := stormRounds
 	if e.quick {
@@ -27,20 +25,16 @@ func stormRow(ctx context.Context, e effort, progress func(string)) (row, error)
 	}
 	var took []float64
 	for range rounds {
-		one, err := storm(ctx, progress)
+		one, err := storm(ctx, e.agents, progress)
 		if err != nil {
 			return row{}, err
 		}
 		took = append(took, one.Seconds())
 	}
-	middle := median(took)
-	return row{
-		Name: "storm_2000_p99_s", Unit: "s", Line: middle, Min: slices.Min(took), Max: slices.Max(took),
-		Goal: "<= 30", OK: middle <= stormGoal, Quick: e.quick,
-	}, nil
+	return figure("storm_2000_p99_s", "s", nil, took, atMost(plain, stormGoal)), nil
 }
 
-func storm(ctx context.Context, progress func(string)) (time.Duration, error) {
+func storm(ctx context.Context, agents int, progress func(string)) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, stormLimit)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "swarm-")
@@ -48,7 +42,7 @@ func storm(ctx context.Context, progress func(string)) (time.Duration, error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	served, err := swarm.Storm(ctx, dir, stormAgents, progress)
+	served, err := swarm.Storm(ctx, dir, agents, progress)
 	if err != nil {
 		return 0, err
 	}
