@@ -42,7 +42,7 @@ demo: ## the whole line once, narrated; KEEP=1 leaves it running to try by hand
 demo-gitlab: ## the same beside a GitLab (a double): git push, a CI pipeline, user access; KEEP=1 as above
 	go run ./test/demogitlab
 
-bench: ## direct against through the line, in pairs; QUICK=1 for a short run
+bench: ## direct against through the line, in pairs; QUICK=1 for a short run, ROWS=get_,list50 for some figures, PROFILE=folder
 	go run ./test/bench
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,9 +46,17 @@ func writeJSON(rows []row) error {
 	if err := os.MkdirAll(filepath.Dir(outFile), 0o755); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
+	var out bytes.Buffer
+	if err := encode(&out, rows); err != nil {
 		return err
 	}
-	return os.WriteFile(outFile, append(data, '\n'), 0o644)
+	return os.WriteFile(outFile, out.Bytes(), 0o644)
+}
+
+// encode leaves the signs of goals readable.
+func encode(w io.Writer, rows []row) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(rows)
 }
