@@ -36,6 +36,7 @@ require (
 	k8s.io/cli-runtime v0.37.2 // clients in the form that cli-utils takes them
 	k8s.io/client-go v0.37.2 // the agent's way to its API server
 	k8s.io/klog/v2 v2.140.0 // the Kubernetes libraries' log, redirected
+	k8s.io/streaming v0.37.2 // the far end of a port-forward, in the benchmarks
 	pgregory.net/rapid v1.3.0 // model tests of the tunnel registry
 	sigs.k8s.io/cli-utils v0.37.2 // applies, prunes and waits: the GitOps engine
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // reads JSON as the API server does, and finds duplicate keys
@@ -146,7 +147,6 @@ require (
 	k8s.io/component-helpers v0.37.2 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
 	k8s.io/kubectl v0.37.2 // indirect
-	k8s.io/streaming v0.37.2 // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
 	sigs.k8s.io/controller-runtime v0.18.4 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect

@@ -50,8 +50,8 @@ func atLeast(of judged, limit float64) goal {
 	return goal{of: of, limit: limit, atLeast: true, set: true}
 }
 
-// watched is no goal, for a figure of the line alone.
-func watched() goal { return goal{of: plain} }
+// noGoal is no goal, for a figure of the line alone.
+func noGoal() goal { return goal{of: plain} }
 
 func (g goal) text(unit string) string {
 	if !g.set {

@@ -49,12 +49,12 @@ func idleDaemons(ctx context.Context, st *stage) ([]row, error) {
 		return rows, err
 	}
 	rows = append(rows,
-		figure("kas_heap_mb", "MiB", nil, []float64{kasHeap}, watched()), figure("agentk_heap_mb", "MiB", nil, []float64{agentHeap}, watched()))
+		figure("kas_heap_mb", "MiB", nil, []float64{kasHeap}, noGoal()), figure("agentk_heap_mb", "MiB", nil, []float64{agentHeap}, noGoal()))
 	engine, err := engineMemory(ctx, l, wait)
 	if err != nil {
 		return rows, err
 	}
-	return append(rows, figure("engine_rss_mb", "MiB", nil, []float64{engine}, watched())), nil
+	return append(rows, figure("engine_rss_mb", "MiB", nil, []float64{engine}, noGoal())), nil
 }
 
 // lone starts a line of its own with one agent, and a second one with GitOps that is not started.
