@@ -43,6 +43,9 @@ func run(ctx context.Context) error {
 	}
 	progress := func(text string) { fmt.Fprintln(os.Stderr, time.Now().Format("15:04:05"), text) }
 	progress("machine: " + load())
+	if only := os.Getenv("ONLY"); only != "" {
+		return trial(ctx, e, only, progress)
+	}
 	s, err := newScene(ctx, progress)
 	if err != nil {
 		return err
@@ -132,3 +135,23 @@ func (t target) rate(clients int, d time.Duration) func(context.Context) (float6
 func (t target) bulk(ctx context.Context) (float64, error) { return t.throughput(ctx, bulkPath) }
 
 func (t target) keystroke(ctx context.Context) (float64, error) { return t.echo(ctx, echoPath) }
+
+// trial measures some groups of figures only.
+func trial(ctx context.Context, e effort, only string, progress func(string)) error {
+	groups := map[string]func(context.Context, effort, func(string)) ([]row, error){
+		"idle": idleAgentRows, "watch": watchRows, "burst": burstRows, "wan": wanRows,
+	}
+	var rows []row
+	for name := range strings.SplitSeq(only, ",") {
+		measure, ok := groups[name]
+		if !ok {
+			return fmt.Errorf("ONLY=%s: there is no %s", only, name)
+		}
+		some, err := measure(ctx, e, progress)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		rows = append(rows, some...)
+	}
+	return writeTable(os.Stdout, rows)
+}
