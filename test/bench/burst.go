@@ -69,13 +69,6 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) ([2]
 		rounds = 1
 	}
 	for round := range rounds {
-		for _, conns := range clients {
-			for _, l := range conns {
-				if _, err := l.get("/version", "", startLimit); err != nil {
-					return took, fmt.Errorf("warm a connection: %w", err)
-				}
-			}
-		}
 		progress(fmt.Sprintf("burst %d of %d: waiting until the agents are at their minimum of streams", round+1, rounds))
 		if err := b.quiet(ctx, clients); err != nil {
 			return took, err

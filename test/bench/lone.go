@@ -25,7 +25,7 @@ type lone struct {
 	granted, refused http.Header
 }
 
-// lones opens n connections for requests to agent i, a few at a time.
+// lones opens n connections for requests to agent i, a few at a time, and makes the first request over each.
 func (b *edge) lones(ctx context.Context, i, n int) ([]*lone, error) {
 	const atOnce = 8
 	base, err := url.Parse(b.kas.ProxyURL)
@@ -59,10 +59,15 @@ func (b *edge) lone(ctx context.Context, base *url.URL, i int) (*lone, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lone{
+	l := &lone{
 		conn: conn.(*tls.Conn), r: bufio.NewReader(conn), base: base,
 		granted: http.Header{"Authorization": {"Bearer " + swarm.Bearer(i)}}, refused: http.Header{"Authorization": {"Bearer ci:1:nobody"}},
-	}, nil
+	}
+	if _, err := l.get("/version", "", startLimit); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("first request over a connection: %w", err)
+	}
+	return l, nil
 }
 
 func closeLones(all []*lone) {
