@@ -40,8 +40,8 @@ func idleDaemons(ctx context.Context, st *stage) ([]row, error) {
 		return nil, err
 	}
 	rows := []row{
-		figure("kas_rss_mb", "MiB", nil, []float64{kas}, atMost(plain, 30)),
-		figure("agentk_rss_mb", "MiB", nil, []float64{agentk}, atMost(plain, 35)),
+		figure("kas_rss_mb", "MiB", nil, []float64{kas}, most(plain, 30)),
+		figure("agentk_rss_mb", "MiB", nil, []float64{agentk}, most(plain, 35)),
 	}
 	kasHeap, err1 := heapOf(ctx, filepath.Join(l.Dir, "kas.sock"))
 	agentHeap, err2 := heapOf(ctx, filepath.Join(l.Dir, "agentk-"+idleAgent+".sock"))
@@ -97,24 +97,15 @@ func engineMemory(ctx context.Context, l *line.Line, wait time.Duration) (float6
 	return memoryOf(pid, "VmRSS")
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
 // heapOf is a daemon's Go heap in use and its stacks, after a garbage collection, in MiB.
 func heapOf(ctx context.Context, socket string) (float64, error) {
-	page, err := observe(ctx, socket, "/debug/pprof/heap?gc=1&debug=1")
+	page, err := unixPage(ctx, socket, "/debug/pprof/heap?gc=1&debug=1")
 	if err != nil {
 		return 0, err
 	}
 	total := 0.0
 	for _, name := range []string{"# HeapInuse = ", "# Stack = "} {
-		_, after, found := strings.Cut(string(page), "\n"+name)
+		_, after, found := strings.Cut(page, "\n"+name)
 		text, _, _ := strings.Cut(after, "\n")
 		text, _, _ = strings.Cut(text, " ")
 		bytes, err := strconv.ParseFloat(text, 64)

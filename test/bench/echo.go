@@ -24,7 +24,7 @@ func echoes(ctx context.Context, st *stage) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{figure("echo_p50_ms", "ms", direct, line, atMost(added, 0.3))},
+	return []row{figure("echo_p50_ms", "ms", direct, line, most(added, 0.3))},
 		st.profile(ctx, s, s.fakeAgent, "echo", func(ctx context.Context, d time.Duration) error {
 			_, err := s.fakeLine.echo(ctx, d)
 			return err

@@ -37,7 +37,7 @@ type syncScene struct {
 
 // gitopsRows measure the first apply of 500 objects, a pass that finds nothing to do, and the change of one object: by an agent that
 // follows a repository, and by kubectl with an ApplySet.
-func gitopsRows(ctx context.Context, progress func(string)) ([]row, error) {
+func gitopsRows(ctx context.Context, _ effort, progress func(string)) ([]row, error) {
 	progress("GitOps: starting etcd, kube-apiserver, kas and agentk")
 	s := &syncScene{}
 	defer s.stop()

@@ -26,13 +26,19 @@ var groups = []group{
 	{"the same over wss://", []string{"get_rps_c64_wss", "list50_text_wss"}, overTLS},
 	{"idle daemons", []string{"kas_rss_mb", "agentk_rss_mb", "engine_rss_mb", "kas_heap_mb", "agentk_heap_mb"}, idleDaemons},
 	{"restart of kas", []string{"restart_ready_s", "restart_outage_s"}, restarts},
-	{"several kas", []string{"hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, severalKas},
-	{"reconnect storm", []string{"storm_2000_p99_s"}, storms},
+	{"idle agents", []string{"idle_agent_kb", "idle_agent_go_kb", "idle_agent_goroutines"}, apart(idleAgentRows)},
+	{"watches", []string{
+		"watch_kb_kas", "watch_kb_agentk", "watch_go_kb_kas", "watch_go_kb_agentk", "watch_p99_ms", "watch_fanout_p99_ms",
+	}, apart(watchRows)},
+	{"bursts", []string{"burst500_p99_ms", "burst500_rtt50_p99_ms"}, apart(burstRows)},
+	{"a long way", []string{"wan_10mb_s", "wan_200mb_mb_s"}, apart(wanRows)},
+	{"several kas", []string{"hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, apart(replicaRows)},
+	{"reconnect storm", []string{"storm_2000_p99_s"}, apart(stormRows)},
 	{"GitOps", []string{
 		"gitops_first_wall", "gitops_first_calls", "gitops_first_cpu", "gitops_first_rss",
 		"gitops_noop_calls", "gitops_noop_cpu", "gitops_noop_rss",
 		"gitops_one_wall", "gitops_one_calls", "gitops_one_cpu", "gitops_one_rss",
-	}, synchronisations},
+	}, apart(gitopsRows)},
 }
 
 // choose returns the groups that have a row whose name contains one of the words, which commas separate; no words: all.
@@ -62,18 +68,7 @@ func (g group) without(measured []row, err error) []row {
 	return measured
 }
 
-func severalKas(ctx context.Context, s *stage) ([]row, error) {
-	return replicaRows(ctx, s.each, s.progress)
-}
-
-func storms(ctx context.Context, s *stage) ([]row, error) {
-	r, err := stormRow(ctx, s.effort, s.progress)
-	if err != nil {
-		return nil, err
-	}
-	return []row{r}, nil
-}
-
-func synchronisations(ctx context.Context, s *stage) ([]row, error) {
-	return gitopsRows(ctx, s.progress)
+// apart runs a group that has everything of its own.
+func apart(run func(context.Context, effort, func(string)) ([]row, error)) func(context.Context, *stage) ([]row, error) {
+	return func(ctx context.Context, s *stage) ([]row, error) { return run(ctx, s.effort, s.progress) }
 }

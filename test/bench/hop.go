@@ -34,7 +34,7 @@ const (
 )
 
 // replicaRows are the figures of several kas.
-func replicaRows(ctx context.Context, each time.Duration, progress func(string)) ([]row, error) {
+func replicaRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	dir, err := os.MkdirTemp("", "bench-replicas-")
 	if err != nil {
 		return nil, err
@@ -59,12 +59,12 @@ func replicaRows(ctx context.Context, each time.Duration, progress func(string))
 			return r.absent(ctx, each, absentAgents)
 		}},
 	} {
-		value, err := f.measure(ctx, each)
+		value, err := f.measure(ctx, e.each)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
 		progress(fmt.Sprintf("%s: %.4g %s", f.name, value, f.unit))
-		rows = append(rows, figure(f.name, f.unit, nil, []float64{value}, atMost(plain, f.goal)))
+		rows = append(rows, figure(f.name, f.unit, nil, []float64{value}, most(plain, f.goal)))
 	}
 	return rows, nil
 }

@@ -39,26 +39,26 @@ func lists(ctx context.Context, st *stage) ([]row, error) {
 		name string
 		bulk bulk
 	}{{"list50_text", bulkText}, {"list50_random", bulkRandom}} {
-		r, samples, err := st.list(ctx, s, of.name, of.bulk, atLeast(ratio, 0.45))
+		r, samples, err := st.list(ctx, s, of.name, of.bulk, least(ratio, 0.45))
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", of.name, err)
 		}
 		rows = append(rows, r)
-		cost = append(cost, pick(samples, func(r sample) float64 { return r.cpu / (float64(r.bytes) / 1e9) })...)
+		cost = append(cost, pick(samples, func(r reading) float64 { return r.cpu / (float64(r.bytes) / 1e9) })...)
 	}
-	rows = append(rows, figure("cpu_per_gb_s", "s/GB", nil, cost, atMost(plain, 4)))
+	rows = append(rows, figure("cpu_per_gb_s", "s/GB", nil, cost, most(plain, 4)))
 	direct, line, err := alternate(ctx, st.effort, s.loader(s.fakeDirect, bulkText.path(), 1, s.fakeAgent), s.loader(s.fakeLine, bulkText.path(), 1, s.fakeAgent))
 	if err != nil {
 		return rows, fmt.Errorf("list50_fake: %w", err)
 	}
-	rows = append(rows, figure("list50_fake", "MB/s", pick(direct, sample.speed), pick(line, sample.speed), goal{}))
+	rows = append(rows, figure("list50_fake", "MB/s", pick(direct, reading.speed), pick(line, reading.speed), goal{}))
 	return rows, st.profile(ctx, s, s.agent, "list50_text", func(ctx context.Context, d time.Duration) error {
 		_, err := s.line.load(ctx, bulkText.path(), 1, d)
 		return err
 	})
 }
 
-func (st *stage) list(ctx context.Context, s *scene, name string, b bulk, g goal) (row, []sample, error) {
+func (st *stage) list(ctx context.Context, s *scene, name string, b bulk, g goal) (row, []reading, error) {
 	if err := st.fill(ctx, s.direct, b); err != nil {
 		return row{}, nil, err
 	}
@@ -66,7 +66,7 @@ func (st *stage) list(ctx context.Context, s *scene, name string, b bulk, g goal
 	if err != nil {
 		return row{}, nil, err
 	}
-	return figure(name, "MB/s", pick(direct, sample.speed), pick(line, sample.speed), g), line, nil
+	return figure(name, "MB/s", pick(direct, reading.speed), pick(line, reading.speed), g), line, nil
 }
 
 // fill writes the objects of a large list, once.

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,9 +31,9 @@ func (st *stage) profile(ctx context.Context, s *scene, agentName, name string, 
 	} {
 		wg.Go(func() {
 			page := fmt.Sprintf("/debug/pprof/%s?seconds=%d", of.page, seconds)
-			data, err := observe(ctx, filepath.Join(s.l.Dir, of.socket), page)
+			data, err := unixPage(ctx, filepath.Join(s.l.Dir, of.socket), page)
 			if err == nil {
-				err = os.WriteFile(filepath.Join(st.profiles, name+"-"+of.daemon+"-"+of.kind+".pprof"), data, 0o644)
+				err = os.WriteFile(filepath.Join(st.profiles, name+"-"+of.daemon+"-"+of.kind+".pprof"), []byte(data), 0o644)
 			}
 			errs[i] = err
 		})
@@ -49,31 +46,4 @@ func (st *stage) profile(ctx context.Context, s *scene, agentName, name string, 
 		return fmt.Errorf("profile of %s: %w", name, err)
 	}
 	return nil
-}
-
-// observeLimit bounds a page of an observability server; a profile takes its time.
-const observeLimit = 30 * time.Second
-
-// observe gets a page of an observability server.
-func observe(ctx context.Context, socket, path string) ([]byte, error) {
-	client := &http.Client{Timeout: observeLimit, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://observability"+path, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answered %s", path, resp.Status)
-	}
-	return data, err
 }

@@ -45,7 +45,7 @@ func restarts(ctx context.Context, st *stage) ([]row, error) {
 		ready, outage = append(ready, fromStart), append(outage, fromSignal)
 	}
 	return []row{
-		figure("restart_ready_s", "s", nil, ready, atMost(plain, 0.5)),
+		figure("restart_ready_s", "s", nil, ready, most(plain, 0.5)),
 		figure("restart_outage_s", "s", nil, outage, noGoal()),
 	}, nil
 }

@@ -45,8 +45,8 @@ type goal struct {
 	set     bool
 }
 
-func atMost(of judged, limit float64) goal { return goal{of: of, limit: limit, set: true} }
-func atLeast(of judged, limit float64) goal {
+func most(of judged, limit float64) goal { return goal{of: of, limit: limit, set: true} }
+func least(of judged, limit float64) goal {
 	return goal{of: of, limit: limit, atLeast: true, set: true}
 }
 

@@ -20,14 +20,14 @@ func TestFigure_GoalIsJudgedByItsOwnNumber(t *testing.T) {
 		min, max float64
 		ok       bool
 	}{
-		{"ratio met", atMost(ratio, 2), "ratio <= 2", 2, 3, true},
-		{"ratio missed", atMost(ratio, 1.9), "ratio <= 1.9", 2, 3, false},
-		{"at least, met", atLeast(ratio, 2), "ratio >= 2", 2, 3, true},
-		{"at least, missed", atLeast(ratio, 2.1), "ratio >= 2.1", 2, 3, false},
-		{"added met", atMost(added, 4), "line - direct <= 4 ms", 1, 4, true},
-		{"added missed", atMost(added, 3.9), "line - direct <= 3.9 ms", 1, 4, false},
-		{"plain met", atMost(plain, 6), "<= 6 ms", 2, 8, true},
-		{"plain missed", atMost(plain, 5.9), "<= 5.9 ms", 2, 8, false},
+		{"ratio met", most(ratio, 2), "ratio <= 2", 2, 3, true},
+		{"ratio missed", most(ratio, 1.9), "ratio <= 1.9", 2, 3, false},
+		{"at least, met", least(ratio, 2), "ratio >= 2", 2, 3, true},
+		{"at least, missed", least(ratio, 2.1), "ratio >= 2.1", 2, 3, false},
+		{"added met", most(added, 4), "line - direct <= 4 ms", 1, 4, true},
+		{"added missed", most(added, 3.9), "line - direct <= 3.9 ms", 1, 4, false},
+		{"plain met", most(plain, 6), "<= 6 ms", 2, 8, true},
+		{"plain missed", most(plain, 5.9), "<= 5.9 ms", 2, 8, false},
 		{"none", goal{}, "", 2, 3, true},
 	} {
 		got := figure("f", "ms", direct, line, c.goal)

@@ -43,7 +43,7 @@ func sessions(ctx context.Context, st *stage) ([]row, error) {
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", of.name, err)
 		}
-		rows = append(rows, figure(of.name, "s", direct, line, atMost(ratio, 1.3)))
+		rows = append(rows, figure(of.name, "s", direct, line, most(ratio, 1.3)))
 		err = st.profile(ctx, s, s.fakeAgent, of.name, func(ctx context.Context, d time.Duration) error {
 			_, err := through(ctx, d)
 			return err

@@ -12,36 +12,36 @@ const (
 	manyClients = 64
 )
 
-// sample is one measurement of a load, with the CPU seconds of both daemons meanwhile.
-type sample struct {
+// reading is one measurement of a load, with the CPU seconds of both daemons meanwhile.
+type reading struct {
 	loadResult
 	cpu float64
 }
 
 // getter measures a small GET.
-func (s *scene) getter(t target, clients int, name string) func(context.Context, time.Duration) (sample, error) {
+func (s *scene) getter(t target, clients int, name string) func(context.Context, time.Duration) (reading, error) {
 	return s.loader(t, smallPath, clients, name)
 }
 
 // loader measures a path of a target; name is the agent on the way.
-func (s *scene) loader(t target, path string, clients int, name string) func(context.Context, time.Duration) (sample, error) {
-	return func(ctx context.Context, d time.Duration) (sample, error) {
+func (s *scene) loader(t target, path string, clients int, name string) func(context.Context, time.Duration) (reading, error) {
+	return func(ctx context.Context, d time.Duration) (reading, error) {
 		before, err := s.cpu(name)
 		if err != nil {
-			return sample{}, err
+			return reading{}, err
 		}
 		r, err := t.load(ctx, path, clients, d)
 		if err != nil {
-			return sample{}, err
+			return reading{}, err
 		}
 		after, err := s.cpu(name)
-		return sample{loadResult: r, cpu: after - before}, err
+		return reading{loadResult: r, cpu: after - before}, err
 	}
 }
 
-func (r sample) p50ms() float64 { return float64(r.p50) / float64(time.Millisecond) }
-func (r sample) p50us() float64 { return float64(r.p50) / float64(time.Microsecond) }
-func (r sample) p99ms() float64 { return float64(r.p99) / float64(time.Millisecond) }
+func (r reading) p50ms() float64 { return float64(r.p50) / float64(time.Millisecond) }
+func (r reading) p50us() float64 { return float64(r.p50) / float64(time.Microsecond) }
+func (r reading) p99ms() float64 { return float64(r.p99) / float64(time.Millisecond) }
 
 // getOne is what one client feels.
 func getOne(ctx context.Context, st *stage) ([]row, error) {
@@ -53,12 +53,12 @@ func getOne(ctx context.Context, st *stage) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := []row{figure("get_p50_c1", "ms", pick(direct, sample.p50ms), pick(line, sample.p50ms), atMost(ratio, 1.4))}
+	rows := []row{figure("get_p50_c1", "ms", pick(direct, reading.p50ms), pick(line, reading.p50ms), most(ratio, 1.4))}
 	direct, line, err = alternate(ctx, st.effort, s.getter(s.fakeDirect, 1, s.fakeAgent), s.getter(s.fakeLine, 1, s.fakeAgent))
 	if err != nil {
 		return rows, err
 	}
-	return append(rows, figure("get_p50_fake_us", "us", pick(direct, sample.p50us), pick(line, sample.p50us), atMost(plain, 200))), nil
+	return append(rows, figure("get_p50_fake_us", "us", pick(direct, reading.p50us), pick(line, reading.p50us), most(plain, 200))), nil
 }
 
 // getMany is what the API server still does for many, and what that costs.
@@ -72,11 +72,11 @@ func getMany(ctx context.Context, st *stage) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	perRequest := func(r sample) float64 { return r.cpu / float64(r.requests) * 1000 }
+	perRequest := func(r reading) float64 { return r.cpu / float64(r.requests) * 1000 }
 	return []row{
-		figure("get_rps_c64", "req/s", pick(direct, sample.rate), pick(line, sample.rate), atLeast(ratio, 0.65)),
-		figure("get_p99_c64", "ms", pick(direct, sample.p99ms), pick(line, sample.p99ms), atMost(ratio, 1.7)),
-		figure("cpu_per_request_ms", "ms", nil, pick(line, perRequest), atMost(plain, 0.25)),
+		figure("get_rps_c64", "req/s", pick(direct, reading.rate), pick(line, reading.rate), least(ratio, 0.65)),
+		figure("get_p99_c64", "ms", pick(direct, reading.p99ms), pick(line, reading.p99ms), most(ratio, 1.7)),
+		figure("cpu_per_request_ms", "ms", nil, pick(line, perRequest), most(plain, 0.25)),
 	}, st.profile(ctx, s, s.agent, "get_c64", func(ctx context.Context, d time.Duration) error {
 		_, err := through(ctx, d)
 		return err
@@ -93,7 +93,7 @@ func overTLS(ctx context.Context, st *stage) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := []row{figure("get_rps_c64_wss", "req/s", pick(direct, sample.rate), pick(through, sample.rate), goal{})}
+	rows := []row{figure("get_rps_c64_wss", "req/s", pick(direct, reading.rate), pick(through, reading.rate), goal{})}
 	r, _, err := st.list(ctx, s, "list50_text_wss", bulkText, goal{})
 	if err != nil {
 		return rows, err

@@ -16,9 +16,9 @@ const (
 	stormLimit = 5 * time.Minute
 )
 
-// stormRow measures how long after the death of their kas, which comes back at once, 99 % of the agents serve a request again. With
+// stormRows measures how long after the death of their kas, which comes back at once, 99 % of the agents serve a request again. With
 // less effort there is one round instead of three, and fewer agents.
-func stormRow(ctx context.Context, e effort, progress func(string)) (row, error) {
+func stormRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	rounds := stormRounds
 	if e.quick {
 		rounds = 1
@@ -27,11 +27,11 @@ func stormRow(ctx context.Context, e effort, progress func(string)) (row, error)
 	for range rounds {
 		one, err := storm(ctx, e.agents, progress)
 		if err != nil {
-			return row{}, err
+			return nil, err
 		}
 		took = append(took, one.Seconds())
 	}
-	return figure("storm_2000_p99_s", "s", nil, took, atMost(plain, stormGoal)), nil
+	return []row{figure("storm_2000_p99_s", "s", nil, took, most(plain, stormGoal))}, nil
 }
 
 func storm(ctx context.Context, agents int, progress func(string)) (time.Duration, error) {

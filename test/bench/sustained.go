@@ -19,7 +19,7 @@ func sustained(ctx context.Context, st *stage) ([]row, error) {
 		return nil, err
 	}
 	return []row{
-		figure("sustained_1_agent", "failed", nil, []float64{float64(failed)}, atMost(plain, 0)),
+		figure("sustained_1_agent", "failed", nil, []float64{float64(failed)}, most(plain, 0)),
 		figure("sustained_1_agent_rps", "req/s", nil, []float64{float64(requests) / st.sustained.Seconds()}, noGoal()),
 	}, nil
 }
