@@ -68,6 +68,7 @@ func (st *stage) lone(ctx context.Context) (*line.Line, error) {
 			{ID: 7, Name: idleAgent, Project: "acme/infra", Config: line.CIAccess("{ci_job: {}}", project)},
 			{
 				ID: 8, Name: agent, Project: "acme/infra", GitOpsProjects: []string{syncProject}, Manual: true,
+				Power: line.None, ClusterRole: "cluster-admin",
 				Config: "gitops: {manifest_projects: [{id: " + syncProject + "}]}\n",
 			},
 		},

@@ -32,7 +32,7 @@ func TestSessions_FakeTakesEveryByte(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), movedLimit)
 	defer cancel()
 	for name, move := range map[string]func(context.Context, time.Duration) (float64, error){
-		"exec": fake.exec, "port-forward": fake.forward, "echo": fake.echo,
+		"exec": repeat(fake, target.exec), "port-forward": repeat(fake, target.forward), "echo": fake.echo,
 	} {
 		if _, err := move(ctx, 10*time.Millisecond); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -43,7 +43,7 @@ func TestSessions_FakeTakesEveryByte(t *testing.T) {
 func TestSessions_RefusedUpgrade(t *testing.T) {
 	refuses := startTarget(t, http.NotFoundHandler())
 	for name, move := range map[string]func(context.Context, time.Duration) (float64, error){
-		"exec": refuses.exec, "port-forward": refuses.forward, "echo": refuses.echo,
+		"exec": repeat(refuses, target.exec), "port-forward": repeat(refuses, target.forward), "echo": refuses.echo,
 	} {
 		if _, err := move(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)
