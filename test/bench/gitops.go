@@ -44,6 +44,10 @@ func gitopsRows(ctx context.Context, _ effort, progress func(string)) ([]row, er
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
+	return calmly(ctx, s.daemons(), progress, func() ([]row, error) { return s.rows(ctx, progress) })
+}
+
+func (s *syncScene) rows(ctx context.Context, progress func(string)) ([]row, error) {
 	var rows []row
 	for _, step := range []struct {
 		name    string
@@ -56,11 +60,11 @@ func gitopsRows(ctx context.Context, _ effort, progress func(string)) ([]row, er
 	} {
 		ours, err := s.measure(ctx, step.prepare)
 		if err != nil {
-			return nil, fmt.Errorf("GitOps, %s: %w", step.name, err)
+			return rows, fmt.Errorf("GitOps, %s: %w", step.name, err)
 		}
 		theirs, err := s.kubectl(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("kubectl, %s: %w", step.name, err)
+			return rows, fmt.Errorf("kubectl, %s: %w", step.name, err)
 		}
 		progress(fmt.Sprintf("GitOps %s: agent %+v, kubectl %+v", step.name, ours, theirs))
 		rows = append(rows, compare("gitops_"+step.name, theirs, ours, step.changed)...)
@@ -107,6 +111,14 @@ func (s *syncScene) start(ctx context.Context) error {
 		}},
 	})
 	return err
+}
+
+// daemons are kas and the agent, without its engine.
+func (s *syncScene) daemons() []watched {
+	return []watched{
+		{name: "kas", pid: s.l.KasPID(), page: s.l.KasPage},
+		{name: "agentk", pid: s.l.AgentPID(agent), page: func(ctx context.Context, path string) (string, error) { return s.l.AgentPage(ctx, agent, path) }},
+	}
 }
 
 func (s *syncScene) stop() {
