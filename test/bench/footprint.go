@@ -3,13 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/line"
@@ -56,7 +53,8 @@ func (w watched) look(ctx context.Context) (footprint, error) {
 		}
 	}
 	f.heap, f.stack = f.heap/1024, f.stack/1024
-	f.rss, err = residentOf(w.pid)
+	resident, err := memoryOf(w.pid, "VmRSS")
+	f.rss = resident * 1024
 	return f, err
 }
 
@@ -143,20 +141,6 @@ func sample(page, name string) (float64, error) {
 		return 0, fmt.Errorf("no metric %s", name)
 	}
 	return strconv.ParseFloat(text, 64)
-}
-
-// residentOf is the resident memory of a process, in KiB.
-func residentOf(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for text := range strings.Lines(string(status)) {
-		if value, found := strings.CutPrefix(text, "VmRSS:"); found {
-			return strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 64)
-		}
-	}
-	return 0, errors.New("the kernel tells no VmRSS")
 }
 
 // unixPage gets a page of a server on a Unix socket. Any status but 200 is an error.

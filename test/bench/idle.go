@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	idleAgents      = 2000
-	idleAgentsQuick = 200
 	// idleGoal is the resident memory of kas per idle agent, in KiB.
 	idleGoal = 72
 	// idleLimit bounds all of it, and arriving that of the agents to come.
@@ -33,10 +31,7 @@ func (e effort) restFor() time.Duration {
 func idleAgentRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	ctx, cancel := context.WithTimeout(ctx, idleLimit)
 	defer cancel()
-	n := idleAgents
-	if e.quick {
-		n = idleAgentsQuick
-	}
+	n := e.agents
 	dir, err := os.MkdirTemp("", "idle-")
 	if err != nil {
 		return nil, err

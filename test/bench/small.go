@@ -73,11 +73,12 @@ func getMany(ctx context.Context, st *stage) ([]row, error) {
 		return nil, err
 	}
 	perRequest := func(r reading) float64 { return r.cpu / float64(r.requests) * 1000 }
-	return []row{
+	rows := []row{
 		figure("get_rps_c64", "req/s", pick(direct, reading.rate), pick(line, reading.rate), least(ratio, 0.65)),
 		figure("get_p99_c64", "ms", pick(direct, reading.p99ms), pick(line, reading.p99ms), most(ratio, 1.7)),
 		figure("cpu_per_request_ms", "ms", nil, pick(line, perRequest), most(plain, 0.25)),
-	}, st.profile(ctx, s, s.agent, "get_c64", func(ctx context.Context, d time.Duration) error {
+	}
+	return rows, st.profile(ctx, s, s.agent, "get_c64", func(ctx context.Context, d time.Duration) error {
 		_, err := through(ctx, d)
 		return err
 	})

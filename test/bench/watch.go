@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	manyWatches      = 1000
-	manyWatchesQuick = 200
 	// The goals: resident memory per watch in KiB, delivery in ms.
 	watchKasGoal    = 80
 	watchAgentkGoal = 40
@@ -32,10 +30,7 @@ const (
 func watchRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	ctx, cancel := context.WithTimeout(ctx, watchLimit)
 	defer cancel()
-	n := manyWatches
-	if e.quick {
-		n = manyWatchesQuick
-	}
+	n := e.watches
 	b, err := startEdge(ctx, 0)
 	if err != nil {
 		return nil, err
