@@ -41,7 +41,7 @@ type effort struct {
 }
 
 func run(ctx context.Context) error {
-	e := effort{pairs: 5, each: 5 * time.Second, agents: 2000, watches: 1000, sustained: time.Minute}
+	e := effort{pairs: 5, each: 4 * time.Second, agents: 2000, watches: 1000, sustained: time.Minute}
 	if os.Getenv("QUICK") != "" {
 		e = effort{pairs: 2, each: 2 * time.Second, agents: 200, watches: 200, sustained: 10 * time.Second, quick: true}
 	}
