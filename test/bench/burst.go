@@ -21,21 +21,30 @@ const (
 	keepOpen = 20 * time.Second
 )
 
-// burstRows measure 500 simultaneous requests to an agent that has a minimum of streams parked, over connections that stand already. The
-// connections of both agents stand from the beginning, since agents take a good minute to get back to their minimum.
-func burstRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
+// standBy starts what the bursts need, early: agents take a good minute to get to their minimum of parked streams.
+func standBy(ctx context.Context, st *stage) error {
 	ctx, cancel := context.WithTimeout(ctx, burstLimit)
 	defer cancel()
-	b, err := startEdge(ctx, 0, burstRTT)
-	if err != nil {
-		return nil, err
+	var err error
+	st.burst, err = startEdge(ctx, 0, burstRTT)
+	return err
+}
+
+// burstRows measure 500 simultaneous requests to an agent that has a minimum of streams parked, over connections that stand already.
+func burstRows(ctx context.Context, st *stage) ([]row, error) {
+	ctx, cancel := context.WithTimeout(ctx, burstLimit)
+	defer cancel()
+	b, e := st.burst, st.effort
+	if b == nil {
+		return nil, errors.New("nothing stands by")
 	}
+	st.burst = nil
 	defer b.close()
 	atStart, err := b.atStart(ctx)
 	if err != nil {
 		return nil, err
 	}
-	took, err := b.bursts(ctx, e, progress)
+	took, err := b.bursts(ctx, e, st.progress)
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ const (
 // restFor is how long memory may take to settle.
 func (e effort) restFor() time.Duration {
 	if e.quick {
-		return 15 * time.Second
+		return 8 * time.Second
 	}
 	return time.Minute
 }

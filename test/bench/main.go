@@ -77,6 +77,14 @@ func run(ctx context.Context) error {
 // perform runs groups one after the other. One that fails leaves its rows without figures, and the run goes on.
 func (s *stage) perform(ctx context.Context, wanted []group) (rows []row, failed []error) {
 	for _, g := range wanted {
+		if g.early == nil {
+			continue
+		}
+		if err := g.early(ctx, s); err != nil {
+			failed = append(failed, fmt.Errorf("%s, early: %w", g.name, err))
+		}
+	}
+	for _, g := range wanted {
 		s.progress(g.name)
 		begun, goroutines := time.Now(), s.census(ctx)
 		measured, err := g.run(ctx, s)

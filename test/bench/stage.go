@@ -20,6 +20,7 @@ type stage struct {
 	cluster *kube.ControlPlane
 	fake    *fakeProcess
 	filled  map[bulk]bool
+	burst   *edge // stands by
 
 	mu     sync.Mutex // guards scenes
 	scenes []*scene
@@ -69,6 +70,9 @@ func (st *stage) running() []*scene {
 }
 
 func (st *stage) close() {
+	if st.burst != nil {
+		st.burst.close()
+	}
 	for _, s := range st.running() {
 		s.l.Stop()
 	}
