@@ -27,6 +27,8 @@ type watched struct {
 	name string
 	pid  int
 	page func(ctx context.Context, path string) (string, error)
+	// kept is how many goroutines it may keep for what it was asked, by design and for some minutes.
+	kept float64
 }
 
 // footprint is what a process takes, in KiB, right after a garbage collection.
@@ -122,7 +124,7 @@ func (w watched) calm(ctx context.Context, before footprint) error {
 		if err != nil {
 			return err
 		}
-		if now.goroutines <= before.goroutines+slack {
+		if now.goroutines <= before.goroutines+w.kept+slack {
 			return nil
 		}
 		if time.Now().After(deadline) {

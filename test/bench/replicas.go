@@ -187,13 +187,14 @@ func (r *replicas) observe(i int) string {
 	return filepath.Join(r.dir, fmt.Sprintf("observe-%d.sock", i))
 }
 
-// daemons are both kas.
+// daemons are both kas. Each follows the way to every agent that it was asked for and does not hold, with two goroutines, for five minutes.
 func (r *replicas) daemons() []watched {
 	var all []watched
 	for i, cmd := range r.kas {
 		all = append(all, watched{
 			name: fmt.Sprintf("kas %d", i), pid: cmd.Process.Pid,
 			page: func(ctx context.Context, path string) (string, error) { return unixPage(ctx, r.observe(i), path) },
+			kept: float64(2 * len(allAgents())),
 		})
 	}
 	return all
