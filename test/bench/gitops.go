@@ -74,23 +74,20 @@ func (s *syncScene) rows(ctx context.Context, progress func(string)) ([]row, err
 
 // compare makes rows of two costs. A pass without changes has a goal: one LIST per kind.
 func compare(name string, direct, ours cost, changed bool) []row {
-	figure := func(what, unit string, d, l float64) row {
-		r := row{Name: name + "_" + what, Unit: unit, Direct: d, Line: l, OK: true}
-		if d > 0 {
-			r.Ratio = l / d
-			r.Min, r.Max = r.Ratio, r.Ratio
-		}
-		return r
+	one := func(what, unit string, direct, ours float64, g goal) row {
+		return figure(name+"_"+what, unit, []float64{direct}, []float64{ours}, g)
+	}
+	calls := goal{}
+	if !changed {
+		calls = most(plain, syncKinds)
 	}
 	rows := []row{
-		figure("calls", "requests", direct.calls, ours.calls),
-		figure("cpu", "s", direct.cpu, ours.cpu), figure("rss", "MiB", direct.memory, ours.memory),
+		one("calls", "requests", direct.calls, ours.calls, calls),
+		one("cpu", "s", direct.cpu, ours.cpu, goal{}), one("rss", "MiB", direct.memory, ours.memory, goal{}),
 	}
-	if changed {
-		return append([]row{figure("wall", "s", direct.seconds, ours.seconds)}, rows...)
+	if changed { // otherwise the wall time would be that of the wait for the interval
+		return append([]row{one("wall", "s", direct.seconds, ours.seconds, goal{})}, rows...)
 	}
-	// Its wall time would be that of the wait for the interval.
-	rows[0].Goal, rows[0].OK = fmt.Sprintf("line <= %d", syncKinds), ours.calls <= syncKinds
 	return rows
 }
 

@@ -89,7 +89,10 @@ func figure(name, unit string, direct, line []float64, g goal) row {
 	if len(direct) > 0 {
 		ratios, differences := make([]float64, len(line)), make([]float64, len(line))
 		for i := range line {
-			ratios[i], differences[i] = line[i]/direct[i], line[i]-direct[i]
+			if direct[i] != 0 { // JSON has no infinity
+				ratios[i] = line[i] / direct[i]
+			}
+			differences[i] = line[i] - direct[i]
 		}
 		r.Ratio = median(ratios)
 		switch g.of {

@@ -36,6 +36,9 @@ func TestFigure_GoalIsJudgedByItsOwnNumber(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}
+	if r := figure("f", "s", []float64{0}, []float64{1}, goal{}); r.Ratio != 0 || !r.OK {
+		t.Errorf("nothing at all on the direct side: %+v", r)
+	}
 	if r := figure("f", "ms", nil, nil, goal{}); r.OK {
 		t.Error("a figure without samples is all right")
 	}
