@@ -41,6 +41,7 @@ func get(t *testing.T, ctx context.Context, client *http.Client, url string) *ht
 	if err != nil {
 		t.Fatal(err)
 	}
+	request.Header.Set("Impersonate-User", "somebody")
 	response, err := client.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func TestEventAPI_Watch(t *testing.T) {
 	a, client := startEvents(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	url := a.url + "/api/v1/pods?watch=true&resourceVersion="
+	url := a.url + podsPath + "?watch=true&resourceVersion="
 	seventh, eighth := get(t, ctx, client, url+"7"), get(t, ctx, client, url+"8")
 	if err := a.watches(t.Context(), 2); err != nil {
 		t.Fatal(err)
@@ -86,10 +87,21 @@ func TestEventAPI_Watch(t *testing.T) {
 func TestEventAPI_SizeOfAnAnswer(t *testing.T) {
 	a, client := startEvents(t)
 	for query, want := range map[string]int{"": 512, "?limit=0": 0, "?limit=1": 1, "?limit=1000000": 1000000, "?limit=x": 512} {
-		body, err := io.ReadAll(get(t, t.Context(), client, a.url+"/version"+query).Body)
+		body, err := io.ReadAll(get(t, t.Context(), client, a.url+podsPath+query).Body)
 		if err != nil || len(body) != want {
 			t.Errorf("%q: %d bytes, %v; want %d", query, len(body), err, want)
 		}
+	}
+}
+
+func TestEventAPI_NobodyAsks(t *testing.T) {
+	a, client := startEvents(t)
+	response, err := client.Get(a.url + podsPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusForbidden {
+		t.Errorf("%s, %v", response.Status, err)
 	}
 }
 
