@@ -132,7 +132,7 @@ func volley(conns []*lone) ([]time.Duration, error) {
 		asking.Go(func() {
 			ready.Done()
 			<-fire
-			_, errs[i] = l.get("/version", "", startLimit)
+			_, errs[i] = l.get(podsPath, "", startLimit)
 			took[i] = time.Since(start)
 		})
 	}

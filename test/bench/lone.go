@@ -63,7 +63,7 @@ func (b *edge) lone(ctx context.Context, base *url.URL, i int) (*lone, error) {
 		conn: conn.(*tls.Conn), r: bufio.NewReader(conn), base: base,
 		granted: http.Header{"Authorization": {"Bearer " + swarm.Bearer(i)}}, refused: http.Header{"Authorization": {"Bearer ci:1:nobody"}},
 	}
-	if _, err := l.get("/version", "", startLimit); err != nil {
+	if _, err := l.get(podsPath, "", startLimit); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("first request over a connection: %w", err)
 	}

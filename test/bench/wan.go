@@ -65,7 +65,7 @@ func (b *edge) fetch(ctx context.Context, size, times int) ([]float64, error) {
 	var took []float64
 	for range times {
 		at := time.Now()
-		n, err := conns[0].get("/api/v1/pods", "limit="+strconv.Itoa(size), wanLimit)
+		n, err := conns[0].get(podsPath, "limit="+strconv.Itoa(size), wanLimit)
 		if err != nil {
 			return nil, err
 		}

@@ -67,7 +67,7 @@ func (b *edge) warm(ctx context.Context) error {
 	}
 	defer closeLones(conns)
 	for range 20 {
-		if _, err := conns[0].get("/version", "", startLimit); err != nil {
+		if _, err := conns[0].get(podsPath, "", startLimit); err != nil {
 			return err
 		}
 	}
@@ -84,7 +84,7 @@ func (b *edge) watching(ctx context.Context, e effort, n int, before []footprint
 	defer w.reading.Wait()
 	defer closeLones(conns)
 	for i, l := range conns {
-		response, err := l.ask("/api/v1/pods", "watch=true&resourceVersion="+strconv.Itoa(i), l.granted, watchLimit)
+		response, err := l.ask(podsPath, "watch=true&resourceVersion="+strconv.Itoa(i), l.granted, watchLimit)
 		if err != nil {
 			return nil, fmt.Errorf("watch %d: %w", i, err)
 		}
