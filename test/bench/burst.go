@@ -30,7 +30,8 @@ func standBy(ctx context.Context, st *stage) error {
 	return err
 }
 
-// burstRows measure 500 simultaneous requests to an agent that has a minimum of streams parked, over connections that stand already.
+// burstRows measure 500 simultaneous requests to an agent that has a minimum of streams parked, over connections that stand already, and
+// have been used: by a request that does not reach the agent, which would need another minute to get to its minimum.
 func burstRows(ctx context.Context, st *stage) ([]row, error) {
 	ctx, cancel := context.WithTimeout(ctx, burstLimit)
 	defer cancel()
@@ -69,7 +70,7 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) ([2]
 	}()
 	for i := range clients {
 		var err error
-		if clients[i], err = b.lones(ctx, i, burstClients); err != nil {
+		if clients[i], err = b.lones(ctx, i, burstClients, (*lone).stayOpen); err != nil {
 			return took, err
 		}
 	}

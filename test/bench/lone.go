@@ -26,7 +26,7 @@ type lone struct {
 }
 
 // lones opens n connections for requests to agent i, a few at a time, and makes the first request over each.
-func (b *edge) lones(ctx context.Context, i, n int) ([]*lone, error) {
+func (b *edge) lones(ctx context.Context, i, n int, first func(*lone) error) ([]*lone, error) {
 	const atOnce = 8
 	base, err := url.Parse(b.kas.ProxyURL)
 	if err != nil {
@@ -39,7 +39,7 @@ func (b *edge) lones(ctx context.Context, i, n int) ([]*lone, error) {
 		places <- struct{}{}
 		opening.Go(func() {
 			defer func() { <-places }()
-			all[j], errs[j] = b.lone(ctx, base, i)
+			all[j], errs[j] = b.lone(ctx, base, i, first)
 		})
 	}
 	opening.Wait()
@@ -50,7 +50,7 @@ func (b *edge) lones(ctx context.Context, i, n int) ([]*lone, error) {
 	return all, nil
 }
 
-func (b *edge) lone(ctx context.Context, base *url.URL, i int) (*lone, error) {
+func (b *edge) lone(ctx context.Context, base *url.URL, i int, first func(*lone) error) (*lone, error) {
 	dialer := tls.Dialer{
 		NetDialer: &net.Dialer{Timeout: startLimit},
 		Config:    &tls.Config{RootCAs: b.authority.Pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
@@ -63,7 +63,7 @@ func (b *edge) lone(ctx context.Context, base *url.URL, i int) (*lone, error) {
 		conn: conn.(*tls.Conn), r: bufio.NewReader(conn), base: base,
 		granted: http.Header{"Authorization": {"Bearer " + swarm.Bearer(i)}}, refused: http.Header{"Authorization": {"Bearer ci:1:nobody"}},
 	}
-	if _, err := l.get(podsPath, "", startLimit); err != nil {
+	if err := first(l); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("first request over a connection: %w", err)
 	}
@@ -103,6 +103,12 @@ func (l *lone) get(path, query string, limit time.Duration) (int64, error) {
 		err = fmt.Errorf("%s answered %s", path, response.Status)
 	}
 	return n, errors.Join(err, response.Body.Close())
+}
+
+// warm asks the agent for something small.
+func (l *lone) warm() error {
+	_, err := l.get(podsPath, "", startLimit)
+	return err
 }
 
 // stayOpen keeps the connection from being closed as idle, by a request that kas refuses: no agent hears of it.

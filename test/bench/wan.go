@@ -57,7 +57,7 @@ func wanRows(ctx context.Context, e effort, progress func(string)) ([]row, error
 // fetch returns how many seconds each GET of that size took, one after the other on a warm connection. Each has a tunnel stream of its
 // own, as every request.
 func (b *edge) fetch(ctx context.Context, size, times int) ([]float64, error) {
-	conns, err := b.lones(ctx, 0, 1)
+	conns, err := b.lones(ctx, 0, 1, (*lone).warm)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func watchRows(ctx context.Context, e effort, progress func(string)) ([]row, err
 
 // warm lets everything happen once that happens once.
 func (b *edge) warm(ctx context.Context) error {
-	conns, err := b.lones(ctx, 0, 1)
+	conns, err := b.lones(ctx, 0, 1, (*lone).warm)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (b *edge) warm(ctx context.Context) error {
 
 // watching opens n watches and measures them.
 func (b *edge) watching(ctx context.Context, e effort, n int, before []footprint, progress func(string)) ([]row, error) {
-	conns, err := b.lones(ctx, 0, n)
+	conns, err := b.lones(ctx, 0, n, (*lone).warm)
 	if err != nil {
 		return nil, err
 	}
