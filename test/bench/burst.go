@@ -35,11 +35,11 @@ func burstRows(ctx context.Context, e effort, progress func(string)) ([]row, err
 	if err != nil {
 		return nil, err
 	}
-	took, err := b.bursts(ctx, e, progress)
+	took, cpu, err := b.bursts(ctx, e, progress)
 	if err != nil {
 		return nil, err
 	}
-	var rows []row
+	rows := []row{atMost(e, "burst500_cpu_ms", "ms", median(cpu), 0)}
 	for i, r := range []row{
 		atMost(e, "burst500_p99_ms", "ms", median(took[0]), burstGoal), atMost(e, "burst500_rtt50_p99_ms", "ms", median(took[1]), burstGoalRTT),
 	} {
@@ -49,9 +49,8 @@ func burstRows(ctx context.Context, e effort, progress func(string)) ([]row, err
 	return rows, b.calm(ctx, e, atStart)
 }
 
-// bursts returns the 99th percentile of each burst, by agent.
-func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) ([2][]float64, error) {
-	var took [2][]float64
+// bursts returns the 99th percentile of each burst, by agent, and the CPU that kas and agentk took for those of the first one, in ms.
+func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) (took [2][]float64, cpu []float64, err error) {
 	var clients [2][]*lone
 	defer func() {
 		for _, conns := range clients {
@@ -59,9 +58,8 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) ([2]
 		}
 	}()
 	for i := range clients {
-		var err error
 		if clients[i], err = b.lones(ctx, i, burstClients); err != nil {
-			return took, err
+			return took, cpu, err
 		}
 	}
 	rounds := burstRounds
@@ -71,20 +69,41 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) ([2]
 	for round := range rounds {
 		progress(fmt.Sprintf("burst %d of %d: waiting until the agents are at their minimum of streams", round+1, rounds))
 		if err := b.quiet(ctx, clients); err != nil {
-			return took, err
+			return took, cpu, err
 		}
 		for i, conns := range clients {
+			before, err := b.spent(i)
+			if err != nil {
+				return took, cpu, err
+			}
 			all, err := volley(conns)
 			if err != nil {
-				return took, err
+				return took, cpu, err
+			}
+			after, err := b.spent(i)
+			if err != nil {
+				return took, cpu, err
 			}
 			p99 := percentile(all, 0.99)
-			progress(fmt.Sprintf("burst at %s: p50 %.1f ms, p99 %.1f ms, last %.1f ms", []string{"no delay", "50 ms RTT"}[i],
-				percentile(all, 0.5), p99, percentile(all, 1)))
+			progress(fmt.Sprintf("burst at %s: p50 %.1f ms, p99 %.1f ms, last %.1f ms, CPU of kas and agentk %.0f ms",
+				[]string{"no delay", "50 ms RTT"}[i], percentile(all, 0.5), p99, percentile(all, 1), after-before))
 			took[i] = append(took[i], p99)
+			if i == 0 {
+				cpu = append(cpu, after-before)
+			}
 		}
 	}
-	return took, nil
+	return took, cpu, nil
+}
+
+// spent is the CPU time that kas and agent i have taken so far, in ms.
+func (b *edge) spent(i int) (float64, error) {
+	kas, _, err := usage(b.kas.PID())
+	if err != nil {
+		return 0, err
+	}
+	agentk, _, err := usage(b.agents[i].pid)
+	return 1e3 * (kas + agentk), err
 }
 
 // quiet waits until both agents are at their minimum and keeps the connections open meanwhile.
