@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -110,7 +109,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 }
 
 // register registers the metrics.
-func (s *Server) register(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
+func (s *Server) register(registerer prometheus.Registerer) (*grpcserver.ServerMetrics, error) {
 	if registerer != nil {
 		if err := registerer.Register(s.panics); err != nil {
 			return nil, fmt.Errorf("register metrics of the private API: %w", err)
