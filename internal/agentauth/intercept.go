@@ -64,7 +64,7 @@ func (a *Authenticator) UnaryInterceptor(ctx context.Context, req any, info *grp
 // StreamInterceptor is UnaryInterceptor for streams; each message is validated as it is received.
 func (a *Authenticator) StreamInterceptor(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer a.recovered(info.FullMethod, &err)
-	s := &stream{ServerStream: ss, auth: a, method: info.FullMethod}
+	s := &stream{ServerStream: ss, auth: a, method: info.FullMethod, single: !info.IsClientStream}
 	if err := aside.Do(s.begin); err != nil { // streams wait for hours
 		return err
 	}
@@ -125,6 +125,8 @@ type stream struct {
 	ctx    context.Context //nolint:containedctx // this is how gRPC replaces the context of a stream
 	auth   *Authenticator
 	method string
+	// single: there is one message to receive, before the stream begins to wait.
+	single bool
 }
 
 // begin authenticates and counts.
@@ -140,6 +142,13 @@ func (s *stream) begin() error {
 func (s *stream) Context() context.Context { return s.ctx }
 
 func (s *stream) RecvMsg(m any) error {
+	if s.single {
+		return aside.Do(func() error { return s.receive(m) })
+	}
+	return s.receive(m)
+}
+
+func (s *stream) receive(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
