@@ -13,14 +13,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// fakeStream is a stream whose messages go nowhere.
-type fakeStream struct {
+// endStream is a stream whose messages go nowhere.
+type endStream struct {
 	grpc.ServerStream
 	err error
 }
 
-func (s fakeStream) SendMsg(any) error { return s.err }
-func (s fakeStream) RecvMsg(any) error { return s.err }
+func (s endStream) SendMsg(any) error { return s.err }
+func (s endStream) RecvMsg(any) error { return s.err }
 
 func TestServerMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
@@ -36,9 +36,9 @@ func TestServerMetrics(t *testing.T) {
 	broken := status.Error(codes.Unavailable, "broken")
 	for _, call := range []struct {
 		method string
-		stream fakeStream
+		stream endStream
 		want   error
-	}{{"/s.S/Bulk", fakeStream{}, nil}, {"/s.S/Other", fakeStream{}, nil}, {"/s.S/Other", fakeStream{err: broken}, broken}} {
+	}{{"/s.S/Bulk", endStream{}, nil}, {"/s.S/Other", endStream{}, nil}, {"/s.S/Other", endStream{err: broken}, broken}} {
 		if err := count(nil, call.stream, info(call.method), both); !errors.Is(err, call.want) {
 			t.Errorf("%s: %v", call.method, err)
 		}
