@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// writeBuffer is what the transport gathers at most: one write becomes one WebSocket message. The buffers are shared by all
-	// connections. There is no read buffer, which each connection would hold all its life: the connections read ahead themselves.
+	// writeBuffer is what the transport gathers at most: one write becomes one WebSocket message. The library shares the buffers
+	// among all connections. There is no read buffer, which each connection would hold all its life: the connections read ahead themselves.
 	writeBuffer = 32 << 10
 	// streamWindow and connWindow are what a peer may send unread. They are fixed, because what is measured otherwise grows to
 	// 16 MiB per stream and costs pings on busy connections: 1 MiB per stream is 20 MB/s at a round trip of 50 ms, and an agent
@@ -107,7 +107,6 @@ func transportOptions(age time.Duration) []grpc.ServerOption {
 	return append(grpcserver.Limits(age),
 		grpc.ReadBufferSize(0),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 	)
