@@ -42,6 +42,8 @@ type lane struct {
 	// upgrade opens a connection for each request: it becomes raw bytes and can be nobody else's.
 	upgrade http.RoundTripper
 	pools   [3]*http.Transport
+	// bearer is nil when the credentials have no token.
+	bearer *bearer
 }
 
 // ownCredentials is the agent's configuration without its impersonation, which this package does itself.
@@ -91,12 +93,63 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	http1(quick)
 	quick.Proxy, shared.Proxy = proxy, proxy
 	l := &lane{free: make(chan struct{}, maxQuick), pools: [3]*http.Transport{quick, shared, upgrade}}
+	if l.bearer, err = takeBearer(tc); err != nil {
+		return nil, err
+	}
 	for i, wrapped := range []*http.RoundTripper{&l.quick, &l.shared, &l.upgrade} {
 		if *wrapped, err = transport.HTTPWrappersForConfig(tc, l.pools[i]); err != nil {
 			return nil, err
 		}
 	}
 	return l, nil
+}
+
+// bearer puts a token on requests, as client-go does, but into the header that the request has: client-go copies the whole request
+// for that.
+type bearer struct {
+	static string
+	// fresh reads it from its file, rarely; nil: there is only static.
+	fresh func() (string, error)
+}
+
+// takeBearer moves the token of a configuration, if there is one, to a bearer.
+func takeBearer(tc *transport.Config) (*bearer, error) {
+	if !tc.HasTokenAuth() || tc.HasBasicAuth() { // client-go refuses both
+		return nil, nil
+	}
+	b := &bearer{static: tc.BearerToken}
+	if tc.BearerTokenFile != "" {
+		file := transport.NewCachedFileTokenSource(tc.BearerTokenFile)
+		b.fresh = func() (string, error) {
+			token, err := file.Token()
+			if err != nil {
+				return "", err
+			}
+			return token.AccessToken, nil
+		}
+	}
+	if b.static == "" {
+		var err error
+		if b.static, err = b.fresh(); err != nil {
+			return nil, err
+		}
+	}
+	tc.BearerToken, tc.BearerTokenFile = "", ""
+	return b, nil
+}
+
+// authorize adds the token to a header that has no credentials. A file that cannot be read any more leaves the first token in use.
+func (b *bearer) authorize(h http.Header) {
+	if b == nil || h.Get("Authorization") != "" {
+		return
+	}
+	token := b.static
+	if b.fresh != nil {
+		if now, err := b.fresh(); err == nil {
+			token = now
+		}
+	}
+	h.Set("Authorization", "Bearer "+token)
 }
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
@@ -140,8 +193,9 @@ func newTransport(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. Redirects are answers like any other.
+// RoundTrip is that of http.RoundTripper, except that it may add to the header of req. Redirects are answers like any other.
 func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
+	l.bearer.authorize(req.Header)
 	if len(httpgrpc.UpgradeOf(req.Header)) > 0 {
 		return l.upgrade.RoundTrip(req)
 	}
@@ -163,10 +217,23 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// lasting is the way of requests of this package's own that go over the shared connection.
+type lasting struct{ *lane }
+
+// RoundTrip may add to the header of req.
+func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
+	l.bearer.authorize(req.Header)
+	return l.shared.RoundTrip(req)
+}
+
 // lasts says whether the answer to a request goes on until somebody ends it.
 func lasts(req *http.Request) bool {
+	if req.URL.RawQuery == "" {
+		return false
+	}
+	query := req.URL.Query()
 	for _, key := range []string{"watch", "follow"} {
-		switch req.URL.Query().Get(key) {
+		switch query.Get(key) {
 		case "", "0", "false":
 		default:
 			return true
