@@ -42,6 +42,9 @@ type lane struct {
 	// upgrade opens a connection for each request: it becomes raw bytes and can be nobody else's.
 	upgrade http.RoundTripper
 	pools   [3]*http.Transport
+	// opening bounds the quick connections that are being opened, first the first shared ones.
+	opening, first          chan struct{}
+	quickConns, sharedConns openConns
 	// bearer is nil when the credentials have no token.
 	bearer *bearer
 }
@@ -89,10 +92,11 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	if cfg.Proxy != nil {
 		proxy = cfg.Proxy
 	}
-	quick, shared, upgrade := pooled(tlsConfig, dial), pooled(tlsConfig, dial), dedicated(tlsConfig, dial)
+	l := &lane{free: make(chan struct{}, maxQuick), opening: make(chan struct{}, maxOpening), first: make(chan struct{}, 1)}
+	quick, shared := pooled(tlsConfig, l.quickConns.count(dial)), pooled(tlsConfig, l.sharedConns.count(dial))
 	http1(quick)
 	quick.Proxy, shared.Proxy = proxy, proxy
-	l := &lane{free: make(chan struct{}, maxQuick), pools: [3]*http.Transport{quick, shared, upgrade}}
+	l.pools = [3]*http.Transport{quick, shared, dedicated(tlsConfig, dial)}
 	if l.bearer, err = takeBearer(tc); err != nil {
 		return nil, err
 	}
@@ -200,15 +204,19 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 		return l.upgrade.RoundTrip(req)
 	}
 	if lasts(req) {
-		return l.shared.RoundTrip(req)
+		return l.share(req)
 	}
 	select {
 	case l.free <- struct{}{}:
 	default:
-		return l.shared.RoundTrip(req)
+		return l.share(req)
 	}
 	release := sync.OnceFunc(func() { <-l.free })
-	resp, err := l.quick.RoundTrip(req)
+	resp, err, sent := l.quickly(req)
+	if !sent {
+		release()
+		return l.share(req)
+	}
 	if err != nil {
 		release()
 		return nil, err
@@ -223,7 +231,7 @@ type lasting struct{ *lane }
 // RoundTrip may add to the header of req.
 func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
 	l.bearer.authorize(req.Header)
-	return l.shared.RoundTrip(req)
+	return l.share(req)
 }
 
 // lasts says whether the answer to a request goes on until somebody ends it.
