@@ -54,9 +54,9 @@ func TestFile_Recent(t *testing.T) {
 			if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(lookAgain - 1)
+			time.Sleep(lookAgain - time.Nanosecond)
 			expect(before)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			before = strings.TrimSpace(contents)
 			expect(before)
 		}
