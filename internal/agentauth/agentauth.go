@@ -40,6 +40,8 @@ type Limiter interface {
 // Config is what an Authenticator needs.
 type Config struct {
 	Backend Backend
+	// Instant: the backend answers from memory, so that every RPC asks it, at once. Otherwise questions are bounded in number and shared.
+	Instant bool
 	// CacheTTL is how long an agent's answer is reused; 0 disables both caches.
 	CacheTTL time.Duration
 	// ErrorTTL is how long a refusal is reused.

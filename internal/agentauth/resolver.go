@@ -63,6 +63,9 @@ func newResolver(cfg Config) *resolver {
 
 // agent answers from the cache, or joins or starts a look-up.
 func (r *resolver) agent(ctx context.Context, token string, key tokenKey) (backend.Agent, error) {
+	if r.cfg.Instant {
+		return r.cfg.Backend.AgentByToken(ctx, token)
+	}
 	return r.resolve(ctx, token, key, false)
 }
 

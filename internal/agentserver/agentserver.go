@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	"gitlab.com/agentk/agentk/internal/frame"
 	"gitlab.com/agentk/agentk/internal/grpcserver"
@@ -90,7 +91,7 @@ func New(cfg Config) (*Server, error) {
 			grpc.InTapHandle(agentauth.Tap),
 			// Outside in: count, then authenticate, validate, limit.
 			grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), cfg.Auth.UnaryInterceptor),
-			grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), cfg.Auth.StreamInterceptor),
+			grpc.ChainStreamInterceptor(grpcserver.CountStreams(metrics, reversetunnel.ReverseTunnel_Connect_FullMethodName), cfg.Auth.StreamInterceptor),
 		)...)
 		cfg.Register(server)
 		s.groups = append(s.groups, &group{grpc: server, polls: polls})

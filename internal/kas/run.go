@@ -168,7 +168,7 @@ func (s *server) newAuth(context.Context) error {
 	listen := s.file.Agent.Listen
 	var err error
 	s.auth, err = agentauth.New(agentauth.Config{
-		Backend: s.world.agents, CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
+		Backend: s.world.agents, Instant: s.cfg.Standalone(), CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
 		Gone: s.agentGone, Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
 		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
 		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,

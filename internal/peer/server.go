@@ -91,11 +91,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	guard := jwtauth.NewGuard(verifier, cfg.Log)
+	var bulk []string
+	for service, methods := range cfg.Methods {
+		for _, method := range methods {
+			bulk = append(bulk, "/"+service+"/"+method)
+		}
+	}
 	// Outside in: count, survive panics, authenticate.
 	s.grpc = grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
 		grpc.ForceServerCodecV2(frame.Codec{}),
 		grpc.WaitForHandlers(true),
-		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), s.survive, guard.StreamInterceptor),
+		grpc.ChainStreamInterceptor(grpcserver.CountStreams(metrics, bulk...), s.survive, guard.StreamInterceptor),
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), guard.UnaryInterceptor),
 	)...)
 	for service, methods := range cfg.Methods {
