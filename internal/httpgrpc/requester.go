@@ -48,6 +48,9 @@ type Exchange struct {
 	// connection was taken over. It puts what the client shall get into the header of the http.ResponseWriter and may keep
 	// parts of peer.
 	Respond func(status int, peer http.Header)
+	// LengthEnds: the client takes an answer of known length for complete when its last byte is there, as with HTTP/1. Then that byte
+	// goes out at once, not only when the peer has ended its side.
+	LengthEnds bool
 }
 
 // Result says what has happened, also when Do fails.
@@ -77,10 +80,6 @@ func (q *Requester) Do(ctx context.Context, w http.ResponseWriter, x *Exchange) 
 	e := &requesterExchange{
 		ctx: ctx, w: w, rc: http.NewResponseController(w), x: x, s: q.Stream, abort: q.Abort,
 		upgrade: len(UpgradeOf(x.Header)) > 0,
-		in:      make(chan inbound, queuedFrames),
-		resume:  make(chan struct{}),
-		stop:    make(chan struct{}),
-		failed:  make(chan struct{}),
 	}
 	err := e.run()
 	e.res.Sent = e.sent.Load()
@@ -107,8 +106,8 @@ type requesterExchange struct {
 	// switching is the header of a 101, kept until the connection is taken over.
 	switching http.Header
 
-	// in carries received frames; receive closes it. resume is closed to receive on after the trailer of an upgrade, stop to
-	// make receive give up handing over.
+	// in carries received frames; receive closes it. nil: no goroutine receives yet, next does it itself. resume is closed to receive
+	// on after the trailer of an upgrade, stop to make receive give up handing over.
 	in     chan inbound
 	resume chan struct{}
 	stop   chan struct{}
@@ -124,7 +123,7 @@ type requesterExchange struct {
 
 	mu sync.Mutex
 	// mu guards why, the first failure of the sending side, and the timer that gives up after it. failed is closed when why
-	// makes the exchange pointless.
+	// makes the exchange pointless; nil without a pump, since nothing else can.
 	why        *Error
 	graceTimer *time.Timer
 	failed     chan struct{}
@@ -145,7 +144,10 @@ func (e *requesterExchange) run() error {
 			e.finish(errUnfinished)
 		}
 	}()
-	e.wg.Go(e.receive)
+	if e.x.ContentLength != 0 {
+		e.failed = make(chan struct{})
+		e.listen() // the peer may answer, or end the call, while the body is on its way
+	}
 	err := e.request()
 	if err == nil {
 		err = e.response()
@@ -280,19 +282,20 @@ func (e *requesterExchange) failure() *Error {
 	return e.why
 }
 
+// listen lets a goroutine receive from now on, so that frames are seen while there is something else to do: a body to send, or an answer
+// to flush that has paused. A request that waits for its answer and nothing else needs none.
+func (e *requesterExchange) listen() {
+	e.in = make(chan inbound, queuedFrames)
+	e.stop = make(chan struct{})
+	e.resume = make(chan struct{})
+	e.wg.Go(e.receive)
+}
+
 // receive hands frames over until the call ends, or until the response is complete and no upgrade follows.
 func (e *requesterExchange) receive() {
 	defer close(e.in)
 	for {
-		msg, err := e.s.Recv()
-		m := inbound{data: msg, err: err}
-		if err == nil {
-			m.member, m.err = frame.Member(msg, frame.HTTPUpgradeData)
-			if m.err != nil {
-				msg.Free()
-				m.data, m.err = nil, protocolError("%v", m.err)
-			}
-		}
+		m := e.receiveOne()
 		select {
 		case e.in <- m:
 		case <-e.stop:
@@ -312,6 +315,19 @@ func (e *requesterExchange) receive() {
 	}
 }
 
+func (e *requesterExchange) receiveOne() inbound {
+	msg, err := e.s.Recv()
+	if err != nil {
+		return inbound{err: err}
+	}
+	member, err := frame.Member(msg, frame.HTTPUpgradeData)
+	if err != nil {
+		msg.Free()
+		return inbound{err: protocolError("%v", err)}
+	}
+	return inbound{member: member, data: msg}
+}
+
 // finish waits for everything that run started. Whatever still waits is woken: a body read by a deadline in the past, Send and
 // Recv by aborting the call.
 func (e *requesterExchange) finish(err error) {
@@ -319,13 +335,15 @@ func (e *requesterExchange) finish(err error) {
 		e.finishBody(err)
 	}
 	e.res.Done = err == nil && e.requestEnd.Load()
-	close(e.stop)
 	if !e.res.Done {
 		e.abort()
 	}
-	e.wg.Wait()
-	for m := range e.in {
-		m.data.Free()
+	if e.in != nil {
+		close(e.stop)
+		e.wg.Wait()
+		for m := range e.in {
+			m.data.Free()
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -40,16 +40,19 @@ func (e *requesterExchange) response() error {
 
 // next returns the next frame. Before it waits, what was written goes out: a lone byte is never delayed, a burst is one write.
 func (e *requesterExchange) next() (inbound, error) {
+	if e.in == nil {
+		if !e.unflushed {
+			return e.checked(e.receiveOne(), true)
+		}
+		e.listen()
+	}
 	select {
 	case m, ok := <-e.in:
 		return e.checked(m, ok)
 	default:
 	}
-	if e.unflushed {
-		e.unflushed = false
-		if err := e.rc.Flush(); err != nil {
-			return inbound{}, &Error{Stage: StageWrite, Hop: hopClient, Err: err}
-		}
+	if err := e.flush(); err != nil {
+		return inbound{}, err
 	}
 	select {
 	case m, ok := <-e.in:
@@ -57,6 +60,18 @@ func (e *requesterExchange) next() (inbound, error) {
 	case <-e.failed:
 		return inbound{}, e.failure()
 	}
+}
+
+// flush sends what was written and is still here.
+func (e *requesterExchange) flush() error {
+	if !e.unflushed {
+		return nil
+	}
+	e.unflushed = false
+	if err := e.rc.Flush(); err != nil {
+		return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+	}
+	return nil
 }
 
 // checked turns the end of the call into an error: it must not come before the response trailer. A failure of the sending side
@@ -146,7 +161,7 @@ func (e *requesterExchange) writeHeader(status int, peer http.Header) error {
 	e.w.WriteHeader(status)
 	e.res.Committed = true
 	e.unflushed = true
-	return nil
+	return e.sendWhole()
 }
 
 // contentLength reads the one legal Content-Length; -1 without. Two of them, or one that is no number, could make two readers
@@ -186,6 +201,14 @@ func (e *requesterExchange) responseData(m inbound) error {
 		}
 	}
 	e.res.Received += n
+	return e.sendWhole()
+}
+
+// sendWhole flushes an answer that is complete for the client.
+func (e *requesterExchange) sendWhole() error {
+	if e.x.LengthEnds && (e.bodyless || e.declared == e.res.Received) {
+		return e.flush()
+	}
 	return nil
 }
 

@@ -112,8 +112,8 @@ type Proxy struct {
 	escapedPrefix string
 	metrics       *metrics
 	policy        *responsePolicy
-	jobs          *cache[*gitlabapi.AllowedAgentsForJob]
-	users         *cache[*gitlabapi.AuthorizeProxyUserResponse]
+	jobs          *cache[*granted[*gitlabapi.AllowedAgentsForJob]]
+	users         *cache[*granted[*gitlabapi.AuthorizeProxyUserResponse]]
 	inflight      inflight
 	// leaving: clients are asked to take their next request elsewhere.
 	leaving atomic.Bool
@@ -143,8 +143,8 @@ func New(cfg Config) (*Proxy, error) {
 		metrics:       m,
 		policy:        policy,
 		closed:        make(chan struct{}),
-		jobs:          newCache[*gitlabapi.AllowedAgentsForJob](limits),
-		users:         newCache[*gitlabapi.AuthorizeProxyUserResponse](limits),
+		jobs:          newCache[*granted[*gitlabapi.AllowedAgentsForJob]](limits),
+		users:         newCache[*granted[*gitlabapi.AuthorizeProxyUserResponse]](limits),
 	}, nil
 }
 
