@@ -23,6 +23,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
 	"gitlab.com/agentk/agentk/internal/agentserver"
+	"gitlab.com/agentk/agentk/internal/gcfloor"
 	"gitlab.com/agentk/agentk/internal/gitlabaccess"
 	gitopsserver "gitlab.com/agentk/agentk/internal/gitops/server"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
@@ -125,6 +126,7 @@ func (s *server) run(ctx context.Context) error {
 	var below errgroup.Group
 	for _, part := range []func(context.Context) error{
 		s.runStore, s.world.run, s.auth.Run, s.configs.Run, s.gitops.Run, s.tunnels.Run, s.runRouter, s.runObservability,
+		gcfloor.Run,
 	} {
 		below.Go(func() error {
 			err := part(base)
