@@ -14,8 +14,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
-	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -161,24 +159,14 @@ var errUnfinished = errors.New("the exchange was abandoned")
 
 // request sends the header and, without a body, the whole request. A body is pumped beside the response.
 func (e *requesterExchange) request() error {
-	length := e.x.ContentLength
-	head, err := frame.Marshal(&grpctool.HttpRequest{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
-		Request: &prototool.HttpRequest{
-			Method:  e.x.Method,
-			Header:  ToKeyValues(e.x.Header),
-			UrlPath: e.x.Path,
-			Query:   ValuesToKeyValues(e.x.Query),
-		},
-		Extra:         e.x.Extra,
-		ContentLength: &length,
-	}}})
+	head, err := marshalHead(e.x)
 	if err != nil {
 		return &Error{Stage: StageSendHeader, Hop: hopKas, Err: err}
 	}
 	if !e.send(StageSendHeader, head) {
 		return nil
 	}
-	if length == 0 {
+	if e.x.ContentLength == 0 {
 		e.bodyEnd.Store(true)
 		e.endRequest()
 		return nil

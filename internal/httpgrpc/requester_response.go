@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -106,19 +105,16 @@ func (e *requesterExchange) responseHeader() error {
 		if err != nil {
 			return err
 		}
-		var f grpctool.HttpResponse
-		if m.member == frame.HTTPHeader {
-			err = frame.Unmarshal(m.data, &f)
-		}
-		m.data.Free()
-		if err != nil {
-			return e.broken("the response header cannot be read")
-		}
-		resp := f.GetHeader().GetResponse()
-		if resp == nil {
+		if m.member != frame.HTTPHeader {
+			m.data.Free()
 			return e.broken("frame %d instead of a response header", m.member)
 		}
-		status := int(resp.GetStatusCode())
+		head, err := readHead(m.data)
+		m.data.Free()
+		if err != nil {
+			return e.broken("%v", err)
+		}
+		status := head.status
 		if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 			continue
 		}
@@ -128,11 +124,7 @@ func (e *requesterExchange) responseHeader() error {
 		if status == http.StatusSwitchingProtocols && !e.upgrade {
 			return e.broken("an upgrade that nobody asked for")
 		}
-		peer, err := FromKeyValues(resp.GetHeader())
-		if err != nil {
-			return e.broken("%v", err)
-		}
-		return e.writeHeader(status, peer)
+		return e.writeHeader(status, head.header)
 	}
 	return e.broken("too many informational responses")
 }
