@@ -1,6 +1,7 @@
 // Package gcfloor spares a busy daemon with a small heap most of its garbage collections. Both daemons keep a few MB alive, so that the
 // collector, which starts when the heap has doubled, would run many times a second under load and take a sixth of the processor. While
-// much is allocated the heap may grow to a floor before the next collection; a daemon at rest gets no larger by it.
+// much is allocated the heap may grow to a floor before the next collection; a daemon at rest gets no larger by it: when the
+// load is over its memory goes back to the system.
 package gcfloor
 
 import (
@@ -82,7 +83,7 @@ type floor struct {
 }
 
 func newFloor() *floor {
-	f := &floor{idle: quiet, percent: usual}
+	f := &floor{idle: quiet + 1, percent: usual}
 	for _, name := range []string{metricAllocated, metricLive, metricStacks, metricGlobals} {
 		f.samples = append(f.samples, metrics.Sample{Name: name})
 	}
@@ -102,6 +103,10 @@ func (f *floor) tick() {
 	}
 	f.allocated = allocated
 	f.adjust()
+	if f.idle == quiet {
+		// The garbage of the load is still there, and would be for minutes.
+		debug.FreeOSMemory()
+	}
 }
 
 // adjust sets the percentage that fits what is alive.

@@ -64,6 +64,7 @@ func TestRun(t *testing.T) {
 	kept = nil
 	eventually(t, "it is small again", func() bool { garbage(); return gogc() > usual })
 	eventually(t, "at rest all is as before", func() bool { return gogc() == usual })
+	eventually(t, "the memory is given back", func() bool { return read("/memory/classes/heap/free:bytes") < 1<<20 })
 
 	eventually(t, "busy again", func() bool { garbage(); return gogc() > usual })
 	cancel()

@@ -123,11 +123,11 @@ type headReader struct {
 
 // pair adds a KeyValues that begins at an offset of text.
 func (r *headReader) pair(h http.Header, data []byte, at int) error {
-	key, n := consumeField(data, pairKey)
+	key, n := consumeField(data, frame.PairKey)
 	if n < 0 {
 		return errNotPlain
 	}
-	values, m := consumeField(data[n:], pairValues)
+	values, m := consumeField(data[n:], frame.PairValues)
 	if m < 0 || n+m != len(data) {
 		return errNotPlain
 	}
@@ -137,7 +137,7 @@ func (r *headReader) pair(h http.Header, data []byte, at int) error {
 	}
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	for begin := at + n + m - len(values); len(values) > 0; {
-		value, n := consumeField(values, valueOf)
+		value, n := consumeField(values, frame.PairValue)
 		if n < 0 {
 			return errNotPlain
 		}

@@ -34,7 +34,9 @@ func (s *tunnelService) Connect(stream grpc.BidiStreamingServer[reversetunnel.Co
 	}
 	session, end := s.auth.Session(ctx)
 	defer end()
-	return s.registry.Connect(stream, agent.ID, session, agentauth.AgeLimit(ctx))
+	ageLimit, endLimit := agentauth.AgeLimited(ctx)
+	defer endLimit()
+	return s.registry.Connect(stream, agent.ID, session, ageLimit)
 }
 
 func (s *tunnelService) agent(ctx context.Context) (backend.Agent, error) {
