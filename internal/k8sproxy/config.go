@@ -115,6 +115,8 @@ type Proxy struct {
 	jobs          *cache[*granted[*gitlabapi.AllowedAgentsForJob]]
 	users         *cache[*granted[*gitlabapi.AuthorizeProxyUserResponse]]
 	inflight      inflight
+	// fields holds *[]zap.Field, for log lines.
+	fields sync.Pool
 	// leaving: clients are asked to take their next request elsewhere.
 	leaving atomic.Bool
 	// closed is closed when no request can arrive any more.
@@ -143,6 +145,7 @@ func New(cfg Config) (*Proxy, error) {
 		metrics:       m,
 		policy:        policy,
 		closed:        make(chan struct{}),
+		fields:        sync.Pool{New: func() any { list := make([]zap.Field, 0, maxFields); return &list }},
 		jobs:          newCache[*granted[*gitlabapi.AllowedAgentsForJob]](limits),
 		users:         newCache[*granted[*gitlabapi.AuthorizeProxyUserResponse]](limits),
 	}, nil
