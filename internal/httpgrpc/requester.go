@@ -105,7 +105,7 @@ type requesterExchange struct {
 	switching http.Header
 
 	// in carries received frames; receive closes it. nil: no goroutine receives yet, next does it itself. resume is closed to receive
-	// on after the trailer of an upgrade, stop to make receive give up handing over.
+	// on after the trailer of an upgrade and nil for other requests, stop to make receive give up handing over.
 	in     chan inbound
 	resume chan struct{}
 	stop   chan struct{}
@@ -275,7 +275,9 @@ func (e *requesterExchange) failure() *Error {
 func (e *requesterExchange) listen() {
 	e.in = make(chan inbound, queuedFrames)
 	e.stop = make(chan struct{})
-	e.resume = make(chan struct{})
+	if e.upgrade {
+		e.resume = make(chan struct{})
+	}
 	e.wg.Go(e.receive)
 }
 

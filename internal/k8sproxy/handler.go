@@ -8,7 +8,6 @@ import (
 	"go.uber.org/zap"
 
 	"gitlab.com/agentk/agentk/internal/fault"
-	"gitlab.com/agentk/agentk/internal/version"
 )
 
 // defaultRetryAfter is when a client that was turned away for load may come back, if nobody knows better.
@@ -78,7 +77,7 @@ func (p *Proxy) serve(t *transaction, w http.ResponseWriter, r *http.Request) *r
 		w.WriteHeader(http.StatusForbidden)
 		return nil
 	}
-	w.Header().Set(headerServer, version.Kas())
+	w.Header().Set(headerServer, product)
 	if r.Method == http.MethodOptions {
 		t.code = http.StatusOK
 		preflight(w, r)

@@ -66,5 +66,8 @@ func hasPrefix(name string, prefixes []string) bool {
 	return false
 }
 
-// via is how kas names itself in requests and answers that pass it.
-var via = "gRPC/1.0 " + version.Kas()
+// product is how kas names itself, via in requests and answers that pass it.
+var (
+	product = version.Kas()
+	via     = "gRPC/1.0 " + product
+)

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/metadata"
-
-	"gitlab.com/agentk/agentk/internal/version"
 )
 
 const (
@@ -41,7 +39,7 @@ func traceOf(h http.Header) trace {
 
 // meta is all that the agent is told beside the request. It holds no credential.
 func (t trace) meta() metadata.MD {
-	return metadata.Pairs("traceparent", "00-"+t.id+"-"+t.span+"-"+t.flags, "user-agent", version.Kas())
+	return metadata.MD{"traceparent": {"00-" + t.id + "-" + t.span + "-" + t.flags}, "user-agent": {product}}
 }
 
 func isID(s string, length int) bool {
