@@ -43,7 +43,9 @@ func (c *canned) Recv() (mem.BufferSlice, error) {
 // cannedOpener opens the same call for every request.
 type cannedOpener [][]byte
 
-func (o cannedOpener) Open(context.Context, route.Request) (route.Call, error) { return &canned{o}, nil }
+func (o cannedOpener) Open(context.Context, route.Request) (route.Call, error) {
+	return &canned{o}, nil
+}
 
 // A small GET of a job that is known already: what the proxy itself costs, its log line included.
 func BenchmarkSmallGet(b *testing.B) {
