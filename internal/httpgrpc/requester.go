@@ -101,6 +101,8 @@ type requesterExchange struct {
 	// bodyless: the response has no body whatever its header says. declared is its Content-Length, -1 without.
 	bodyless bool
 	declared int64
+	// whole: the client has all of the answer. abandoned: it has left then, before the peer had ended its side.
+	whole, abandoned bool
 	// switching is the header of a 101, kept until the connection is taken over.
 	switching http.Header
 
@@ -324,7 +326,7 @@ func (e *requesterExchange) finish(err error) {
 	if e.pumped != nil {
 		e.finishBody(err)
 	}
-	e.res.Done = err == nil && e.requestEnd.Load()
+	e.res.Done = err == nil && e.requestEnd.Load() && !e.abandoned
 	if !e.res.Done {
 		e.abort()
 	}

@@ -20,7 +20,7 @@ func (e *requesterExchange) response() error {
 	for {
 		m, err := e.next()
 		if err != nil {
-			return err
+			return e.unlessWhole(err)
 		}
 		switch {
 		case m.member == frame.HTTPTrailer:
@@ -198,10 +198,22 @@ func (e *requesterExchange) responseData(m inbound) error {
 
 // sendWhole flushes an answer that is complete for the client.
 func (e *requesterExchange) sendWhole() error {
-	if e.x.LengthEnds && (e.bodyless || e.declared == e.res.Received) {
-		return e.flush()
+	if !e.x.LengthEnds || !e.bodyless && e.declared != e.res.Received {
+		return nil
 	}
-	return nil
+	err := e.flush()
+	e.whole = err == nil
+	return err
+}
+
+// unlessWhole is err, unless it says no more than that the client has left with all of its answer, or that the peer was lost after it.
+func (e *requesterExchange) unlessWhole(err error) error {
+	var failure *Error
+	if e.whole && errors.As(err, &failure) && (failure.Hop == hopClient || errors.Is(err, ErrLost)) {
+		e.abandoned = true
+		return nil
+	}
+	return err
 }
 
 // responseEnd ends a complete response. What the peer says after its trailer does not matter to the client any more.
