@@ -36,6 +36,7 @@ require (
 	k8s.io/cli-runtime v0.37.2 // clients in the form that cli-utils takes them
 	k8s.io/client-go v0.37.2 // the agent's way to its API server
 	k8s.io/klog/v2 v2.140.0 // the Kubernetes libraries' log, redirected
+	k8s.io/streaming v0.37.2 // the far end of a port-forward, in the benchmarks
 	pgregory.net/rapid v1.3.0 // model tests of the tunnel registry
 	sigs.k8s.io/cli-utils v0.37.2 // applies, prunes and waits: the GitOps engine
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // reads JSON as the API server does, and finds duplicate keys
@@ -107,6 +108,7 @@ require (
 	github.com/mitchellh/copystructure v1.2.0 // indirect
 	github.com/mitchellh/go-wordwrap v1.0.1 // indirect
 	github.com/mitchellh/reflectwalk v1.0.2 // indirect
+	github.com/moby/spdystream v0.5.1 // indirect
 	github.com/moby/term v0.5.2 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect

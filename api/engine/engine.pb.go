@@ -128,7 +128,7 @@ func (x Diff_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Diff_Action.Descriptor instead.
 func (Diff_Action) EnumDescriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{14, 0}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // ToEngine goes from agentk to the engine. The first message is setup.
@@ -285,9 +285,8 @@ type Setup struct {
 	// How to reach the API server: a kubeconfig file's content. Empty: the in-cluster configuration.
 	Kubeconfig []byte `protobuf:"bytes,2,opt,name=kubeconfig,proto3" json:"kubeconfig,omitempty"`
 	// The pod that runs the engine, for Events.
-	PodNamespace  string  `protobuf:"bytes,3,opt,name=pod_namespace,json=podNamespace,proto3" json:"pod_namespace,omitempty"`
-	PodName       string  `protobuf:"bytes,4,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
-	Limits        *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	PodName       string  `protobuf:"bytes,3,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	Limits        *Limits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,13 +333,6 @@ func (x *Setup) GetKubeconfig() []byte {
 		return x.Kubeconfig
 	}
 	return nil
-}
-
-func (x *Setup) GetPodNamespace() string {
-	if x != nil {
-		return x.PodNamespace
-	}
-	return ""
 }
 
 func (x *Setup) GetPodName() string {
@@ -447,7 +439,9 @@ type Begin struct {
 	// Directories that were asked for with Need, and whose files are among those that follow.
 	Fetched []string `protobuf:"bytes,4,rep,name=fetched,proto3" json:"fetched,omitempty"`
 	// Do not apply: compare with the cluster, and report a Diff per object that applying would change, then Finished.
-	Diff          bool `protobuf:"varint,5,opt,name=diff,proto3" json:"diff,omitempty"`
+	Diff bool `protobuf:"varint,5,opt,name=diff,proto3" json:"diff,omitempty"`
+	// Do nothing but show that the worker is held back, and report Finished with this as its error. There are no files.
+	Held          string `protobuf:"bytes,6,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -526,6 +520,13 @@ func (x *Begin) GetDiff() bool {
 		return x.Diff
 	}
 	return false
+}
+
+func (x *Begin) GetHeld() string {
+	if x != nil {
+		return x.Held
+	}
+	return ""
 }
 
 type isBegin_Unit interface {
@@ -884,6 +885,7 @@ type FromEngine struct {
 	//	*FromEngine_Log
 	//	*FromEngine_Metrics
 	//	*FromEngine_Diff
+	//	*FromEngine_Working
 	Message       isFromEngine_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -980,6 +982,15 @@ func (x *FromEngine) GetDiff() *Diff {
 	return nil
 }
 
+func (x *FromEngine) GetWorking() *Working {
+	if x != nil {
+		if x, ok := x.Message.(*FromEngine_Working); ok {
+			return x.Working
+		}
+	}
+	return nil
+}
+
 type isFromEngine_Message interface {
 	isFromEngine_Message()
 }
@@ -1008,6 +1019,10 @@ type FromEngine_Diff struct {
 	Diff *Diff `protobuf:"bytes,6,opt,name=diff,proto3,oneof"`
 }
 
+type FromEngine_Working struct {
+	Working *Working `protobuf:"bytes,7,opt,name=working,proto3,oneof"`
+}
+
 func (*FromEngine_Ready) isFromEngine_Message() {}
 
 func (*FromEngine_Finished) isFromEngine_Message() {}
@@ -1019,6 +1034,8 @@ func (*FromEngine_Log) isFromEngine_Message() {}
 func (*FromEngine_Metrics) isFromEngine_Message() {}
 
 func (*FromEngine_Diff) isFromEngine_Message() {}
+
+func (*FromEngine_Working) isFromEngine_Message() {}
 
 // Ready answers setup.
 type Ready struct {
@@ -1209,6 +1226,61 @@ func (x *Finished) GetFailed() int32 {
 	return 0
 }
 
+// Working says that a pass of a worker begins, or comes to its next step; Finished or Need ends it. When the engine ends in between, agentk
+// knows who was at work.
+type Working struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Its files are rendered, which the engine does for one worker at a time. Otherwise it is at work in the cluster.
+	Rendering     bool `protobuf:"varint,2,opt,name=rendering,proto3" json:"rendering,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Working) Reset() {
+	*x = Working{}
+	mi := &file_api_engine_engine_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Working) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Working) ProtoMessage() {}
+
+func (x *Working) ProtoReflect() protoreflect.Message {
+	mi := &file_api_engine_engine_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Working.ProtoReflect.Descriptor instead.
+func (*Working) Descriptor() ([]byte, []int) {
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Working) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *Working) GetRendering() bool {
+	if x != nil {
+		return x.Rendering
+	}
+	return false
+}
+
 // Need asks for directories that a kustomization refers to; agentk fetches each "<dir>/**" at the same commit and begins again.
 type Need struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1221,7 +1293,7 @@ type Need struct {
 
 func (x *Need) Reset() {
 	*x = Need{}
-	mi := &file_api_engine_engine_proto_msgTypes[13]
+	mi := &file_api_engine_engine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1305,7 @@ func (x *Need) String() string {
 func (*Need) ProtoMessage() {}
 
 func (x *Need) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[13]
+	mi := &file_api_engine_engine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1318,7 @@ func (x *Need) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Need.ProtoReflect.Descriptor instead.
 func (*Need) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{13}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Need) GetWorker() string {
@@ -1288,7 +1360,7 @@ type Diff struct {
 
 func (x *Diff) Reset() {
 	*x = Diff{}
-	mi := &file_api_engine_engine_proto_msgTypes[14]
+	mi := &file_api_engine_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1372,7 @@ func (x *Diff) String() string {
 func (*Diff) ProtoMessage() {}
 
 func (x *Diff) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[14]
+	mi := &file_api_engine_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1385,7 @@ func (x *Diff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diff.ProtoReflect.Descriptor instead.
 func (*Diff) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{14}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Diff) GetWorker() string {
@@ -1371,7 +1443,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_api_engine_engine_proto_msgTypes[15]
+	mi := &file_api_engine_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1455,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[15]
+	mi := &file_api_engine_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1468,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{15}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Log) GetLevel() string {
@@ -1432,7 +1504,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_api_engine_engine_proto_msgTypes[16]
+	mi := &file_api_engine_engine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1516,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_api_engine_engine_proto_msgTypes[16]
+	mi := &file_api_engine_engine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1529,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_api_engine_engine_proto_rawDescGZIP(), []int{16}
+	return file_api_engine_engine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Metrics) GetResidentBytes() int64 {
@@ -1493,15 +1565,14 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x03run\x18\x04 \x01(\v2\x12.agentk.engine.RunH\x00R\x03run\x12/\n" +
 	"\x06cancel\x18\x05 \x01(\v2\x15.agentk.engine.CancelH\x00R\x06cancel\x12/\n" +
 	"\x06forget\x18\x06 \x01(\v2\x15.agentk.engine.ForgetH\x00R\x06forgetB\t\n" +
-	"\amessage\"\xb1\x01\n" +
+	"\amessage\"\x8c\x01\n" +
 	"\x05Setup\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1e\n" +
 	"\n" +
 	"kubeconfig\x18\x02 \x01(\fR\n" +
-	"kubeconfig\x12#\n" +
-	"\rpod_namespace\x18\x03 \x01(\tR\fpodNamespace\x12\x19\n" +
-	"\bpod_name\x18\x04 \x01(\tR\apodName\x12-\n" +
-	"\x06limits\x18\x05 \x01(\v2\x15.agentk.engine.LimitsR\x06limits\"\x9f\x01\n" +
+	"kubeconfig\x12\x19\n" +
+	"\bpod_name\x18\x03 \x01(\tR\apodName\x12-\n" +
+	"\x06limits\x18\x04 \x01(\v2\x15.agentk.engine.LimitsR\x06limits\"\x9f\x01\n" +
 	"\x06Limits\x12\x1d\n" +
 	"\n" +
 	"file_bytes\x18\x01 \x01(\x03R\tfileBytes\x12\x1f\n" +
@@ -1509,13 +1580,14 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"totalBytes\x12\x14\n" +
 	"\x05files\x18\x03 \x01(\x03R\x05files\x12\x18\n" +
 	"\aobjects\x18\x04 \x01(\x03R\aobjects\x12%\n" +
-	"\x0erendered_bytes\x18\x05 \x01(\x03R\rrenderedBytes\"\xd0\x01\n" +
+	"\x0erendered_bytes\x18\x05 \x01(\x03R\rrenderedBytes\"\xe4\x01\n" +
 	"\x05Begin\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12K\n" +
 	"\x10manifest_project\x18\x02 \x01(\v2\x1e.agentk.engine.ManifestProjectH\x00R\x0fmanifestProject\x12,\n" +
 	"\x05chart\x18\x03 \x01(\v2\x14.agentk.engine.ChartH\x00R\x05chart\x12\x18\n" +
 	"\afetched\x18\x04 \x03(\tR\afetched\x12\x12\n" +
-	"\x04diff\x18\x05 \x01(\bR\x04diffB\x06\n" +
+	"\x04diff\x18\x05 \x01(\bR\x04diff\x12\x12\n" +
+	"\x04held\x18\x06 \x01(\tR\x04heldB\x06\n" +
 	"\x04unit\"\x8b\x01\n" +
 	"\x0fManifestProject\x12<\n" +
 	"\x04spec\x18\x01 \x01(\v2(.gitlab.agent.agentcfg.ManifestProjectCFR\x04spec\x12\x1d\n" +
@@ -1537,7 +1609,7 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x06Cancel\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\" \n" +
 	"\x06Forget\x12\x16\n" +
-	"\x06worker\x18\x01 \x01(\tR\x06worker\"\xae\x02\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\"\xe2\x02\n" +
 	"\n" +
 	"FromEngine\x12,\n" +
 	"\x05ready\x18\x01 \x01(\v2\x14.agentk.engine.ReadyH\x00R\x05ready\x125\n" +
@@ -1545,7 +1617,8 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x04need\x18\x03 \x01(\v2\x13.agentk.engine.NeedH\x00R\x04need\x12&\n" +
 	"\x03log\x18\x04 \x01(\v2\x12.agentk.engine.LogH\x00R\x03log\x122\n" +
 	"\ametrics\x18\x05 \x01(\v2\x16.agentk.engine.MetricsH\x00R\ametrics\x12)\n" +
-	"\x04diff\x18\x06 \x01(\v2\x13.agentk.engine.DiffH\x00R\x04diffB\t\n" +
+	"\x04diff\x18\x06 \x01(\v2\x13.agentk.engine.DiffH\x00R\x04diff\x122\n" +
+	"\aworking\x18\a \x01(\v2\x16.agentk.engine.WorkingH\x00R\aworkingB\t\n" +
 	"\amessage\"!\n" +
 	"\x05Ready\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\"\xd1\x03\n" +
@@ -1570,7 +1643,10 @@ const file_api_engine_engine_proto_rawDesc = "" +
 	"\x06COMMIT\x10\x00\x12\f\n" +
 	"\bINTERVAL\x10\x01\x12\t\n" +
 	"\x05WATCH\x10\x02\x12\t\n" +
-	"\x05RETRY\x10\x03\"]\n" +
+	"\x05RETRY\x10\x03\"?\n" +
+	"\aWorking\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x1c\n" +
+	"\trendering\x18\x02 \x01(\bR\trendering\"]\n" +
 	"\x04Need\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x1b\n" +
 	"\tcommit_id\x18\x02 \x01(\tR\bcommitId\x12 \n" +
@@ -1617,7 +1693,7 @@ func file_api_engine_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_api_engine_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_api_engine_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_api_engine_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_api_engine_engine_proto_goTypes = []any{
 	(Finished_Reason)(0),               // 0: agentk.engine.Finished.Reason
 	(Diff_Action)(0),                   // 1: agentk.engine.Diff.Action
@@ -1634,14 +1710,15 @@ var file_api_engine_engine_proto_goTypes = []any{
 	(*FromEngine)(nil),                 // 12: agentk.engine.FromEngine
 	(*Ready)(nil),                      // 13: agentk.engine.Ready
 	(*Finished)(nil),                   // 14: agentk.engine.Finished
-	(*Need)(nil),                       // 15: agentk.engine.Need
-	(*Diff)(nil),                       // 16: agentk.engine.Diff
-	(*Log)(nil),                        // 17: agentk.engine.Log
-	(*Metrics)(nil),                    // 18: agentk.engine.Metrics
-	nil,                                // 19: agentk.engine.Log.FieldsEntry
-	(*agentcfg.ManifestProjectCF)(nil), // 20: gitlab.agent.agentcfg.ManifestProjectCF
-	(*agentcfg.ChartCF)(nil),           // 21: gitlab.agent.agentcfg.ChartCF
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
+	(*Working)(nil),                    // 15: agentk.engine.Working
+	(*Need)(nil),                       // 16: agentk.engine.Need
+	(*Diff)(nil),                       // 17: agentk.engine.Diff
+	(*Log)(nil),                        // 18: agentk.engine.Log
+	(*Metrics)(nil),                    // 19: agentk.engine.Metrics
+	nil,                                // 20: agentk.engine.Log.FieldsEntry
+	(*agentcfg.ManifestProjectCF)(nil), // 21: gitlab.agent.agentcfg.ManifestProjectCF
+	(*agentcfg.ChartCF)(nil),           // 22: gitlab.agent.agentcfg.ChartCF
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
 }
 var file_api_engine_engine_proto_depIdxs = []int32{
 	3,  // 0: agentk.engine.ToEngine.setup:type_name -> agentk.engine.Setup
@@ -1653,23 +1730,24 @@ var file_api_engine_engine_proto_depIdxs = []int32{
 	4,  // 6: agentk.engine.Setup.limits:type_name -> agentk.engine.Limits
 	6,  // 7: agentk.engine.Begin.manifest_project:type_name -> agentk.engine.ManifestProject
 	7,  // 8: agentk.engine.Begin.chart:type_name -> agentk.engine.Chart
-	20, // 9: agentk.engine.ManifestProject.spec:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
-	21, // 10: agentk.engine.Chart.spec:type_name -> gitlab.agent.agentcfg.ChartCF
+	21, // 9: agentk.engine.ManifestProject.spec:type_name -> gitlab.agent.agentcfg.ManifestProjectCF
+	22, // 10: agentk.engine.Chart.spec:type_name -> gitlab.agent.agentcfg.ChartCF
 	13, // 11: agentk.engine.FromEngine.ready:type_name -> agentk.engine.Ready
 	14, // 12: agentk.engine.FromEngine.finished:type_name -> agentk.engine.Finished
-	15, // 13: agentk.engine.FromEngine.need:type_name -> agentk.engine.Need
-	17, // 14: agentk.engine.FromEngine.log:type_name -> agentk.engine.Log
-	18, // 15: agentk.engine.FromEngine.metrics:type_name -> agentk.engine.Metrics
-	16, // 16: agentk.engine.FromEngine.diff:type_name -> agentk.engine.Diff
-	0,  // 17: agentk.engine.Finished.reason:type_name -> agentk.engine.Finished.Reason
-	22, // 18: agentk.engine.Finished.duration:type_name -> google.protobuf.Duration
-	1,  // 19: agentk.engine.Diff.action:type_name -> agentk.engine.Diff.Action
-	19, // 20: agentk.engine.Log.fields:type_name -> agentk.engine.Log.FieldsEntry
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 13: agentk.engine.FromEngine.need:type_name -> agentk.engine.Need
+	18, // 14: agentk.engine.FromEngine.log:type_name -> agentk.engine.Log
+	19, // 15: agentk.engine.FromEngine.metrics:type_name -> agentk.engine.Metrics
+	17, // 16: agentk.engine.FromEngine.diff:type_name -> agentk.engine.Diff
+	15, // 17: agentk.engine.FromEngine.working:type_name -> agentk.engine.Working
+	0,  // 18: agentk.engine.Finished.reason:type_name -> agentk.engine.Finished.Reason
+	23, // 19: agentk.engine.Finished.duration:type_name -> google.protobuf.Duration
+	1,  // 20: agentk.engine.Diff.action:type_name -> agentk.engine.Diff.Action
+	20, // 21: agentk.engine.Log.fields:type_name -> agentk.engine.Log.FieldsEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_api_engine_engine_proto_init() }
@@ -1696,6 +1774,7 @@ func file_api_engine_engine_proto_init() {
 		(*FromEngine_Log)(nil),
 		(*FromEngine_Metrics)(nil),
 		(*FromEngine_Diff)(nil),
+		(*FromEngine_Working)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1703,7 +1782,7 @@ func file_api_engine_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_engine_engine_proto_rawDesc), len(file_api_engine_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

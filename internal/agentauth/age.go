@@ -14,8 +14,6 @@ const (
 	// latePoll is how long polls last that begin after Polls.End: agents come back at once after a poll that ended well, and
 	// would spin until the GOAWAY reaches them.
 	latePoll = time.Second
-	// never stands for a limit that is not set.
-	never = 100 * 365 * 24 * time.Hour
 )
 
 // Polls ends the long polls of the connections that Credentials gave it. A nil one never does.
@@ -40,24 +38,33 @@ func (p *Polls) ended() bool { return p != nil && p.ctx.Err() != nil }
 // maximum connection age or at Polls.End; also, with its parent, when the RPC ends. The parent tells the two apart: it is
 // still alive when the limit was reached.
 func AgeLimit(ctx context.Context) context.Context {
+	limited, end := AgeLimited(ctx)
+	context.AfterFunc(ctx, end)
+	return limited
+}
+
+// AgeLimited is AgeLimit for a handler that says itself when it needs the limit no more: it must call the returned function, at the
+// latest when it returns.
+func AgeLimited(ctx context.Context) (context.Context, func()) {
 	r := rpcOf(ctx)
 	if r == nil {
-		return ctx
+		return ctx, func() {}
 	}
-	end := r.pollsEnd
-	if end.IsZero() {
-		end = time.Now().Add(never)
+	var limited context.Context
+	var cancel context.CancelFunc
+	if r.pollsEnd.IsZero() {
+		limited, cancel = context.WithCancel(ctx)
+	} else {
+		limited, cancel = context.WithDeadline(ctx, r.pollsEnd)
 	}
-	limited, cancel := context.WithDeadline(ctx, end)
-	stop := func() bool { return true }
-	if r.conn != nil && r.conn.polls != nil && !r.late {
-		stop = context.AfterFunc(r.conn.polls.ctx, cancel)
+	if r.conn == nil || r.conn.polls == nil || r.late {
+		return limited, cancel
 	}
-	context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(r.conn.polls.ctx, cancel)
+	return limited, func() {
 		stop()
 		cancel()
-	})
-	return limited
+	}
 }
 
 // pollsEnd is when long polls of an RPC that starts now shall end; the zero time means never.

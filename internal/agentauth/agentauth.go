@@ -40,6 +40,8 @@ type Limiter interface {
 // Config is what an Authenticator needs.
 type Config struct {
 	Backend Backend
+	// Instant: the backend answers from memory, so that every RPC asks it, at once. Otherwise questions are bounded in number and shared.
+	Instant bool
 	// CacheTTL is how long an agent's answer is reused; 0 disables both caches.
 	CacheTTL time.Duration
 	// ErrorTTL is how long a refusal is reused.
@@ -52,6 +54,9 @@ type Config struct {
 	Gone func(ctx context.Context, agentID int64)
 	// Limiter counts connections; nil counts in this process only.
 	Limiter Limiter
+	// Refusals tells other replicas which tokens the backend has refused; nil: each finds out by itself. It has to be nil where the
+	// backend tells changes: what is shared does not hear of them.
+	Refusals Refusals
 	// ConnectionsPerMinute limits new connections per token; 0 means no limit.
 	ConnectionsPerMinute uint32
 	// MaxConnectionAge is the configured age A: long polls end at 30 % of it. 0 means never.
@@ -89,6 +94,9 @@ type Authenticator struct {
 func New(cfg Config) (*Authenticator, error) {
 	if cfg.Backend == nil {
 		return nil, errors.New("agentauth: no backend")
+	}
+	if cfg.Refusals != nil && cfg.Backend.Changed() != nil {
+		return nil, errors.New("agentauth: refusals of a backend that tells changes cannot be shared")
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64

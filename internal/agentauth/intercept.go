@@ -12,6 +12,8 @@ import (
 	_ "google.golang.org/grpc/encoding/gzip" // stock agents compress every message with it
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"gitlab.com/agentk/agentk/internal/aside"
 )
 
 // rpc is the state of one RPC, kept in its context.
@@ -62,14 +64,11 @@ func (a *Authenticator) UnaryInterceptor(ctx context.Context, req any, info *grp
 // StreamInterceptor is UnaryInterceptor for streams; each message is validated as it is received.
 func (a *Authenticator) StreamInterceptor(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer a.recovered(info.FullMethod, &err)
-	ctx, r, err := a.begin(ss.Context())
-	if err != nil {
+	s := &stream{ServerStream: ss, auth: a, method: info.FullMethod, single: !info.IsClientStream}
+	if err := aside.Do(s.begin); err != nil { // streams wait for hours
 		return err
 	}
-	if err := a.admit(ctx, r); err != nil {
-		return err
-	}
-	return handler(srv, &stream{ServerStream: ss, ctx: ctx, auth: a, method: info.FullMethod})
+	return handler(srv, s)
 }
 
 // begin takes the token and builds the RPC's context.
@@ -126,11 +125,30 @@ type stream struct {
 	ctx    context.Context //nolint:containedctx // this is how gRPC replaces the context of a stream
 	auth   *Authenticator
 	method string
+	// single: there is one message to receive, before the stream begins to wait.
+	single bool
+}
+
+// begin authenticates and counts.
+func (s *stream) begin() error {
+	ctx, r, err := s.auth.begin(s.ServerStream.Context())
+	if err != nil {
+		return err
+	}
+	s.ctx = ctx
+	return s.auth.admit(ctx, r)
 }
 
 func (s *stream) Context() context.Context { return s.ctx }
 
 func (s *stream) RecvMsg(m any) error {
+	if s.single {
+		return aside.Do(func() error { return s.receive(m) })
+	}
+	return s.receive(m)
+}
+
+func (s *stream) receive(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}

@@ -63,6 +63,9 @@ func newResolver(cfg Config) *resolver {
 
 // agent answers from the cache, or joins or starts a look-up.
 func (r *resolver) agent(ctx context.Context, token string, key tokenKey) (backend.Agent, error) {
+	if r.cfg.Instant {
+		return r.cfg.Backend.AgentByToken(ctx, token)
+	}
 	return r.resolve(ctx, token, key, false)
 }
 
@@ -82,7 +85,7 @@ func (r *resolver) resolve(ctx context.Context, token string, key tokenKey, anew
 			r.mu.Unlock()
 			return backend.Agent{}, fault.New(fault.Unavailable, fault.Kas, "kas is shutting down")
 		}
-		question = r.begin(token, key)
+		question = r.begin(token, key, anew)
 	}
 	question.waiting++
 	r.mu.Unlock()
@@ -96,13 +99,13 @@ func (r *resolver) resolve(ctx context.Context, token string, key tokenKey, anew
 }
 
 // begin starts a look-up; r.mu is held.
-func (r *resolver) begin(token string, key tokenKey) *lookup {
+func (r *resolver) begin(token string, key tokenKey, anew bool) *lookup {
 	ctx, cancel := context.WithCancel(r.base)
 	question := &lookup{done: make(chan struct{}), cancel: cancel}
 	r.flying[key] = question
 	r.busy.Go(func() {
 		defer cancel()
-		r.ask(ctx, question, token, key)
+		r.ask(ctx, question, token, key, anew)
 	})
 	return question
 }
@@ -122,7 +125,7 @@ func (r *resolver) leave(question *lookup, key tokenKey) {
 }
 
 // ask waits for its turn, asks the backend and keeps the answer if it may be kept.
-func (r *resolver) ask(ctx context.Context, question *lookup, token string, key tokenKey) {
+func (r *resolver) ask(ctx context.Context, question *lookup, token string, key tokenKey, anew bool) {
 	select {
 	case r.places <- struct{}{}:
 		defer func() { <-r.places }()
@@ -135,19 +138,13 @@ func (r *resolver) ask(ctx context.Context, question *lookup, token string, key 
 	epoch := r.epoch
 	r.mu.Unlock()
 	question.asked = time.Now()
+	var ttl time.Duration
 	if ctx.Err() != nil {
 		question.err = fault.Wrap(fault.Unavailable, fault.Kas, ctx.Err(), "agent token look-up")
 	} else {
-		question.agent, question.err = r.cfg.Backend.AgentByToken(ctx, token)
+		question.agent, ttl, question.err = r.consult(ctx, token, key, anew)
 	}
 	now := time.Now()
-	ttl := r.cfg.CacheTTL
-	if question.err != nil {
-		ttl = 0
-		if r.cfg.CacheTTL > 0 && refused(question.err) {
-			ttl = r.cfg.ErrorTTL
-		}
-	}
 	question.expires = now.Add(ttl)
 
 	r.mu.Lock()

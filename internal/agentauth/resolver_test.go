@@ -66,3 +66,23 @@ func TestAgent_Queue(t *testing.T) {
 		}
 	})
 }
+
+// A backend that answers from memory is asked by every RPC: a token that it takes back is refused with the next one.
+func TestAgent_Instant(t *testing.T) {
+	b := newAgents()
+	b.ids["one"] = 1
+	a := newAuth(t, b, func(cfg *Config) { cfg.Instant, cfg.CacheTTL = true, time.Hour })
+	ctx := rpcContext(t.Context(), a, "one")
+	if agent, err := a.Agent(ctx); err != nil || agent.ID != 1 {
+		t.Fatalf("agent %+v, %v", agent, err)
+	}
+	b.mu.Lock()
+	delete(b.ids, "one")
+	b.mu.Unlock()
+	if _, err := a.Agent(ctx); !refused(err) {
+		t.Errorf("the token is gone: %v", err)
+	}
+	if n := b.lookups.Load(); n != 2 {
+		t.Errorf("%d questions, want 2", n)
+	}
+}

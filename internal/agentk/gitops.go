@@ -49,16 +49,15 @@ func EngineExecutable() (string, error) {
 func (a *agent) newGitOps(context.Context) error {
 	log := a.log.With(zap.String(telemetry.ModName, "gitops"))
 	cfg := gitopsagent.Config{
-		Client:       gitops.NewGitopsClient(a.kas),
-		Elect:        a.elect,
-		Engine:       a.cfg.GitOps.Engine,
-		Memory:       a.cfg.GitOps.Memory,
-		Access:       func() (child.Access, error) { return child.NewAccess(a.cfg.REST, os.Getenv) },
-		PodNamespace: a.cfg.Pod.Namespace,
-		PodName:      a.cfg.Pod.Name,
-		ValuesURLs:   a.cfg.GitOps.ValuesURLs,
-		Log:          log,
-		Registerer:   a.registry,
+		Client:     gitops.NewGitopsClient(a.kas),
+		Elect:      a.elect,
+		Engine:     a.cfg.GitOps.Engine,
+		Memory:     a.cfg.GitOps.Memory,
+		Access:     func() (child.Access, error) { return child.NewAccess(a.cfg.REST, os.Getenv) },
+		PodName:    a.cfg.Pod.Name,
+		ValuesURLs: a.cfg.GitOps.ValuesURLs,
+		Log:        log,
+		Registerer: a.registry,
 	}
 	if cfg.Memory == 0 {
 		cfg.Memory = child.Fit(DefaultGitOpsMemory, ownMemory)

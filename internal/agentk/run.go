@@ -21,6 +21,7 @@ import (
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	configagent "gitlab.com/agentk/agentk/internal/agentconfig/agent"
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent/kubeevent"
+	"gitlab.com/agentk/agentk/internal/gcfloor"
 	gitopsagent "gitlab.com/agentk/agentk/internal/gitops/agent"
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/k8sapi"
@@ -79,7 +80,7 @@ func Run(ctx context.Context, cfg Config, log *telemetry.Log) error {
 	log.Info("Observability endpoint is up", zap.String(telemetry.NetNetwork, a.listener.Addr().Network()),
 		zap.String(telemetry.NetAddress, a.listener.Addr().String()))
 	err := runStages(ctx,
-		stage{{"observability", func(ctx context.Context) error { return a.observe.Run(ctx, a.listener) }}},
+		stage{{"observability", func(ctx context.Context) error { return a.observe.Run(ctx, a.listener) }}, {"memory", gcfloor.Run}},
 		stage{{"Kubernetes client", a.kubernetes.Run}},
 		stage{{"connection to kas", a.link.run}, {"registration", a.registrar.Run}},
 		stage{{"reverse tunnel", a.pool.Run}},

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	"gitlab.com/agentk/agentk/internal/frame"
 	"gitlab.com/agentk/agentk/internal/grpcserver"
@@ -18,8 +19,9 @@ import (
 )
 
 const (
-	// bufferSize of reads and writes: one write becomes one WebSocket message.
-	bufferSize = 32 << 10
+	// writeBuffer is what the transport gathers at most: one write becomes one WebSocket message. The library shares the buffers
+	// among all connections. There is no read buffer, which each connection would hold all its life: the connections read ahead themselves.
+	writeBuffer = 32 << 10
 	// streamWindow and connWindow are what a peer may send unread. They are fixed, because what is measured otherwise grows to
 	// 16 MiB per stream and costs pings on busy connections: 1 MiB per stream is 20 MB/s at a round trip of 50 ms, and an agent
 	// with 500 streams can make kas hold 500 MiB at the very most.
@@ -90,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 			grpc.InTapHandle(agentauth.Tap),
 			// Outside in: count, then authenticate, validate, limit.
 			grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), cfg.Auth.UnaryInterceptor),
-			grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), cfg.Auth.StreamInterceptor),
+			grpc.ChainStreamInterceptor(grpcserver.CountStreams(metrics, reversetunnel.ReverseTunnel_Connect_FullMethodName), cfg.Auth.StreamInterceptor),
 		)...)
 		cfg.Register(server)
 		s.groups = append(s.groups, &group{grpc: server, polls: polls})
@@ -103,8 +105,8 @@ func New(cfg Config) (*Server, error) {
 // agentauth.Tap.
 func transportOptions(age time.Duration) []grpc.ServerOption {
 	return append(grpcserver.Limits(age),
-		grpc.ReadBufferSize(bufferSize),
-		grpc.WriteBufferSize(bufferSize),
+		grpc.ReadBufferSize(0),
+		grpc.WriteBufferSize(writeBuffer),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 	)

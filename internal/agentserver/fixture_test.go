@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	"gitlab.com/agentk/agentk/internal/backend"
+	"gitlab.com/agentk/agentk/internal/frame"
 	"gitlab.com/agentk/agentk/internal/wsconn"
 )
 
@@ -47,7 +49,7 @@ type fixture struct {
 	running atomic.Int64 // handlers of Poll and Hang
 }
 
-func start(t *testing.T, adjust func(*Config)) *fixture {
+func start(t testing.TB, adjust func(*Config)) *fixture {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -84,7 +86,7 @@ func start(t *testing.T, adjust func(*Config)) *fixture {
 }
 
 // wait waits for Run; it may be called more than once.
-func (f *fixture) wait(t *testing.T) {
+func (f *fixture) wait(t testing.TB) {
 	t.Helper()
 	select {
 	case err := <-f.done:
@@ -119,6 +121,19 @@ func (f *fixture) register(r grpc.ServiceRegistrar) {
 				<-agentauth.AgeLimit(s.Context()).Done()
 				return s.Context().Err()
 			})},
+			{StreamName: "Sink", ServerStreams: true, ClientStreams: true, Handler: stream(func(s grpc.ServerStream) error {
+				for {
+					var message frame.Raw
+					err := s.RecvMsg(&message)
+					if errors.Is(err, io.EOF) {
+						return nil
+					}
+					if err != nil {
+						return err
+					}
+					message.Data.Free()
+				}
+			})},
 			{StreamName: "Hang", ServerStreams: true, ClientStreams: true, Handler: stream(func(s grpc.ServerStream) error {
 				<-s.Context().Done()
 				return s.Context().Err()
@@ -128,7 +143,7 @@ func (f *fixture) register(r grpc.ServiceRegistrar) {
 }
 
 // client is a channel over plain gRPC or inside WebSocket.
-func (f *fixture) client(t *testing.T, webSocket bool, opts ...grpc.DialOption) *grpc.ClientConn {
+func (f *fixture) client(t testing.TB, webSocket bool, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if webSocket {

@@ -61,7 +61,7 @@ func Wrap(member protowire.Number, payload mem.BufferSlice) mem.BufferSlice {
 
 // Empty is the serialized oneof message whose member is present and empty, for example HttpRequest{trailer: {}}.
 func Empty(member protowire.Number) mem.BufferSlice {
-	return mem.BufferSlice{mem.SliceBuffer(protowire.AppendVarint(protowire.AppendTag(nil, member, protowire.BytesType), 0))}
+	return mem.BufferSlice{mem.SliceBuffer(OpenMessage(make([]byte, 0, SizeMessage(0)), member, 0))}
 }
 
 // Marshal serializes a message of the generated code.

@@ -158,3 +158,6 @@ func (m messages) Recv() (mem.BufferSlice, error) {
 	}
 	return raw.Data, nil
 }
+
+// Ahead has nothing to do: a server's stream ends its context by itself.
+func (messages) Ahead() {}

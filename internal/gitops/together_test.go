@@ -148,7 +148,7 @@ func start(t *testing.T, client gitops.GitopsClient) *agent.Module {
 		Access: func() (child.Access, error) {
 			return child.NewAccess(cluster.RESTConfig(), func(string) string { return "" })
 		},
-		PodNamespace: "default", PodName: "pod", Log: zaptest.NewLogger(t), Registerer: prometheus.NewRegistry(),
+		PodName: "pod", Log: zaptest.NewLogger(t), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)

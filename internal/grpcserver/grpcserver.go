@@ -3,13 +3,9 @@
 package grpcserver
 
 import (
-	"errors"
-	"fmt"
 	"math"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 )
@@ -56,24 +52,4 @@ func share(age time.Duration, part float64) time.Duration {
 		return math.MaxInt64
 	}
 	return max(time.Duration(part*float64(age)), 1)
-}
-
-// Metrics are the metrics of all gRPC servers of the process, whose labels tell the services apart: the first call registers them,
-// later ones return the same. With a nil registerer they are nobody else's.
-func Metrics(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
-	metrics := grpcprom.NewServerMetrics()
-	if registerer == nil {
-		return metrics, nil
-	}
-	err := registerer.Register(metrics)
-	var known prometheus.AlreadyRegisteredError
-	if errors.As(err, &known) {
-		if shared, ok := known.ExistingCollector.(*grpcprom.ServerMetrics); ok {
-			return shared, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("register metrics of gRPC: %w", err)
-	}
-	return metrics, nil
 }

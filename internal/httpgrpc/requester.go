@@ -14,8 +14,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
-	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -44,6 +42,10 @@ type Exchange struct {
 	ContentLength int64
 	// Body is read by one goroutine that ends before Do returns.
 	Body io.Reader
+	// Multiplexed: the client's connection carries other exchanges too (HTTP/2). It stays open when this one ends before its request.
+	// Otherwise (HTTP/1) the client takes an answer of known length for complete when its last byte is there, so that this byte goes out at
+	// once, not only when the peer has ended its side.
+	Multiplexed bool
 	// Respond is called once with the peer's status and header, before anything is written, and for a 101 after the
 	// connection was taken over. It puts what the client shall get into the header of the http.ResponseWriter and may keep
 	// parts of peer.
@@ -77,10 +79,6 @@ func (q *Requester) Do(ctx context.Context, w http.ResponseWriter, x *Exchange) 
 	e := &requesterExchange{
 		ctx: ctx, w: w, rc: http.NewResponseController(w), x: x, s: q.Stream, abort: q.Abort,
 		upgrade: len(UpgradeOf(x.Header)) > 0,
-		in:      make(chan inbound, queuedFrames),
-		resume:  make(chan struct{}),
-		stop:    make(chan struct{}),
-		failed:  make(chan struct{}),
 	}
 	err := e.run()
 	e.res.Sent = e.sent.Load()
@@ -104,11 +102,13 @@ type requesterExchange struct {
 	// bodyless: the response has no body whatever its header says. declared is its Content-Length, -1 without.
 	bodyless bool
 	declared int64
+	// whole: the client has all of the answer. abandoned: it has left then, before the peer had ended its side.
+	whole, abandoned bool
 	// switching is the header of a 101, kept until the connection is taken over.
 	switching http.Header
 
-	// in carries received frames; receive closes it. resume is closed to receive on after the trailer of an upgrade, stop to
-	// make receive give up handing over.
+	// in carries received frames; receive closes it. nil: no goroutine receives yet, next does it itself. resume is closed to receive
+	// on after the trailer of an upgrade and nil for other requests, stop to make receive give up handing over.
 	in     chan inbound
 	resume chan struct{}
 	stop   chan struct{}
@@ -124,7 +124,7 @@ type requesterExchange struct {
 
 	mu sync.Mutex
 	// mu guards why, the first failure of the sending side, and the timer that gives up after it. failed is closed when why
-	// makes the exchange pointless.
+	// makes the exchange pointless; nil without a pump, since nothing else can.
 	why        *Error
 	graceTimer *time.Timer
 	failed     chan struct{}
@@ -145,7 +145,10 @@ func (e *requesterExchange) run() error {
 			e.finish(errUnfinished)
 		}
 	}()
-	e.wg.Go(e.receive)
+	if e.x.ContentLength != 0 {
+		e.failed = make(chan struct{})
+		e.listen() // the peer may answer, or end the call, while the body is on its way
+	}
 	err := e.request()
 	if err == nil {
 		err = e.response()
@@ -159,24 +162,14 @@ var errUnfinished = errors.New("the exchange was abandoned")
 
 // request sends the header and, without a body, the whole request. A body is pumped beside the response.
 func (e *requesterExchange) request() error {
-	length := e.x.ContentLength
-	head, err := frame.Marshal(&grpctool.HttpRequest{Message: &grpctool.HttpRequest_Header_{Header: &grpctool.HttpRequest_Header{
-		Request: &prototool.HttpRequest{
-			Method:  e.x.Method,
-			Header:  ToKeyValues(e.x.Header),
-			UrlPath: e.x.Path,
-			Query:   ValuesToKeyValues(e.x.Query),
-		},
-		Extra:         e.x.Extra,
-		ContentLength: &length,
-	}}})
+	head, err := marshalHead(e.x)
 	if err != nil {
 		return &Error{Stage: StageSendHeader, Hop: hopKas, Err: err}
 	}
 	if !e.send(StageSendHeader, head) {
 		return nil
 	}
-	if length == 0 {
+	if e.x.ContentLength == 0 {
 		e.bodyEnd.Store(true)
 		e.endRequest()
 		return nil
@@ -280,19 +273,22 @@ func (e *requesterExchange) failure() *Error {
 	return e.why
 }
 
+// listen lets a goroutine receive from now on, so that frames are seen while there is something else to do: a body to send, or an answer
+// to flush that has paused. A request that waits for its answer and nothing else needs none.
+func (e *requesterExchange) listen() {
+	e.in = make(chan inbound, queuedFrames)
+	e.stop = make(chan struct{})
+	if e.upgrade {
+		e.resume = make(chan struct{})
+	}
+	e.wg.Go(e.receive)
+}
+
 // receive hands frames over until the call ends, or until the response is complete and no upgrade follows.
 func (e *requesterExchange) receive() {
 	defer close(e.in)
 	for {
-		msg, err := e.s.Recv()
-		m := inbound{data: msg, err: err}
-		if err == nil {
-			m.member, m.err = frame.Member(msg, frame.HTTPUpgradeData)
-			if m.err != nil {
-				msg.Free()
-				m.data, m.err = nil, protocolError("%v", m.err)
-			}
-		}
+		m := e.receiveOne()
 		select {
 		case e.in <- m:
 		case <-e.stop:
@@ -312,20 +308,35 @@ func (e *requesterExchange) receive() {
 	}
 }
 
+func (e *requesterExchange) receiveOne() inbound {
+	msg, err := e.s.Recv()
+	if err != nil {
+		return inbound{err: err}
+	}
+	member, err := frame.Member(msg, frame.HTTPUpgradeData)
+	if err != nil {
+		msg.Free()
+		return inbound{err: protocolError("%v", err)}
+	}
+	return inbound{member: member, data: msg}
+}
+
 // finish waits for everything that run started. Whatever still waits is woken: a body read by a deadline in the past, Send and
 // Recv by aborting the call.
 func (e *requesterExchange) finish(err error) {
 	if e.pumped != nil {
 		e.finishBody(err)
 	}
-	e.res.Done = err == nil && e.requestEnd.Load()
-	close(e.stop)
+	e.res.Done = err == nil && e.requestEnd.Load() && !e.abandoned
 	if !e.res.Done {
 		e.abort()
 	}
-	e.wg.Wait()
-	for m := range e.in {
-		m.data.Free()
+	if e.in != nil {
+		close(e.stop)
+		e.wg.Wait()
+		for m := range e.in {
+			m.data.Free()
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -334,7 +345,8 @@ func (e *requesterExchange) finish(err error) {
 	}
 }
 
-// finishBody ends the body pump. A connection with the rest of a body on it serves no further request.
+// finishBody ends the body pump. A connection with the rest of a body on it serves no further request, unless a stream of it is all that
+// the body was on.
 func (e *requesterExchange) finishBody(err error) {
 	if err == nil {
 		if e.unflushed {
@@ -350,7 +362,7 @@ func (e *requesterExchange) finishBody(err error) {
 	if e.bodyEnd.Load() {
 		return
 	}
-	if !e.res.Committed {
+	if !e.res.Committed && !e.x.Multiplexed {
 		e.w.Header().Set(headerConnection, "close")
 	}
 	_ = e.rc.SetReadDeadline(time.Unix(1, 0))

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -21,7 +20,7 @@ func (e *requesterExchange) response() error {
 	for {
 		m, err := e.next()
 		if err != nil {
-			return err
+			return e.unlessWhole(err)
 		}
 		switch {
 		case m.member == frame.HTTPTrailer:
@@ -40,16 +39,19 @@ func (e *requesterExchange) response() error {
 
 // next returns the next frame. Before it waits, what was written goes out: a lone byte is never delayed, a burst is one write.
 func (e *requesterExchange) next() (inbound, error) {
+	if e.in == nil {
+		if !e.unflushed {
+			return e.checked(e.receiveOne(), true)
+		}
+		e.listen()
+	}
 	select {
 	case m, ok := <-e.in:
 		return e.checked(m, ok)
 	default:
 	}
-	if e.unflushed {
-		e.unflushed = false
-		if err := e.rc.Flush(); err != nil {
-			return inbound{}, &Error{Stage: StageWrite, Hop: hopClient, Err: err}
-		}
+	if err := e.flush(); err != nil {
+		return inbound{}, err
 	}
 	select {
 	case m, ok := <-e.in:
@@ -57,6 +59,18 @@ func (e *requesterExchange) next() (inbound, error) {
 	case <-e.failed:
 		return inbound{}, e.failure()
 	}
+}
+
+// flush sends what was written and is still here.
+func (e *requesterExchange) flush() error {
+	if !e.unflushed {
+		return nil
+	}
+	e.unflushed = false
+	if err := e.rc.Flush(); err != nil {
+		return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+	}
+	return nil
 }
 
 // checked turns the end of the call into an error: it must not come before the response trailer. A failure of the sending side
@@ -91,19 +105,16 @@ func (e *requesterExchange) responseHeader() error {
 		if err != nil {
 			return err
 		}
-		var f grpctool.HttpResponse
-		if m.member == frame.HTTPHeader {
-			err = frame.Unmarshal(m.data, &f)
-		}
-		m.data.Free()
-		if err != nil {
-			return e.broken("the response header cannot be read")
-		}
-		resp := f.GetHeader().GetResponse()
-		if resp == nil {
+		if m.member != frame.HTTPHeader {
+			m.data.Free()
 			return e.broken("frame %d instead of a response header", m.member)
 		}
-		status := int(resp.GetStatusCode())
+		head, err := readHead(m.data)
+		m.data.Free()
+		if err != nil {
+			return e.broken("%v", err)
+		}
+		status := head.status
 		if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 			continue
 		}
@@ -113,11 +124,7 @@ func (e *requesterExchange) responseHeader() error {
 		if status == http.StatusSwitchingProtocols && !e.upgrade {
 			return e.broken("an upgrade that nobody asked for")
 		}
-		peer, err := FromKeyValues(resp.GetHeader())
-		if err != nil {
-			return e.broken("%v", err)
-		}
-		return e.writeHeader(status, peer)
+		return e.writeHeader(status, head.header)
 	}
 	return e.broken("too many informational responses")
 }
@@ -140,13 +147,13 @@ func (e *requesterExchange) writeHeader(status int, peer http.Header) error {
 		// The type of a body is the cluster's to say, never guessed from its bytes.
 		h["Content-Type"] = nil
 	}
-	if !e.bodyEnd.Load() {
+	if !e.bodyEnd.Load() && !e.x.Multiplexed {
 		h.Set(headerConnection, "close")
 	}
 	e.w.WriteHeader(status)
 	e.res.Committed = true
 	e.unflushed = true
-	return nil
+	return e.sendWhole()
 }
 
 // contentLength reads the one legal Content-Length; -1 without. Two of them, or one that is no number, could make two readers
@@ -186,7 +193,27 @@ func (e *requesterExchange) responseData(m inbound) error {
 		}
 	}
 	e.res.Received += n
-	return nil
+	return e.sendWhole()
+}
+
+// sendWhole flushes an answer that is complete for the client.
+func (e *requesterExchange) sendWhole() error {
+	if e.x.Multiplexed || !e.bodyless && e.declared != e.res.Received {
+		return nil
+	}
+	err := e.flush()
+	e.whole = err == nil
+	return err
+}
+
+// unlessWhole is err, unless it says no more than that the client has left with all of its answer, or that the peer was lost after it.
+func (e *requesterExchange) unlessWhole(err error) error {
+	var failure *Error
+	if e.whole && errors.As(err, &failure) && (failure.Hop == hopClient || errors.Is(err, ErrLost)) {
+		e.abandoned = true
+		return nil
+	}
+	return err
 }
 
 // responseEnd ends a complete response. What the peer says after its trailer does not matter to the client any more.

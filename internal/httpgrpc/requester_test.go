@@ -47,7 +47,7 @@ func newRequesterServer(t *testing.T, play script) *requesterServer {
 		call := agenttest.Start(t, r.Context(), play)
 		x := &httpgrpc.Exchange{
 			Method: r.Method, Path: r.URL.Path, Query: r.URL.Query(), Header: r.Header,
-			ContentLength: r.ContentLength, Body: r.Body,
+			ContentLength: r.ContentLength, Body: r.Body, Multiplexed: r.ProtoMajor >= 2,
 			Respond: func(_ int, peer http.Header) { maps.Copy(w.Header(), peer) },
 		}
 		res, err := (&httpgrpc.Requester{Stream: call, Abort: call.Abort}).Do(r.Context(), w, x)
@@ -270,6 +270,38 @@ func TestRequester_FlushesLoneBytes(t *testing.T) {
 	close(next)
 	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
 		t.Fatalf("%q, %v", rest, err)
+	}
+}
+
+// An answer of known length is complete with its last byte: the client has it before the agent has ended its side, and may leave then.
+func TestRequester_LengthEndsTheAnswer(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		s := newRequesterServer(t, func(a *agenttest.Agent) error {
+			if _, _, err := a.Whole(); err != nil {
+				return err
+			}
+			if err := a.Respond(200, "Content-Length", "5"); err != nil {
+				return err
+			}
+			if method == http.MethodGet {
+				if err := a.Data("hello"); err != nil {
+					return err
+				}
+			}
+			<-a.Ctx.Done() // no trailer
+			return a.Ctx.Err()
+		})
+		c := s.dial(t)
+		c.send(t, method+" / HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp := c.response(t, method)
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || method == http.MethodGet && string(body) != "hello" {
+			t.Fatalf("%q, %v", body, err)
+		}
+		_ = c.Close()
+		if o := s.outcome(t); o.err != nil || o.done || !o.res.Committed || o.res.Received != int64(len(body)) {
+			t.Errorf("%s: outcome %+v", method, o)
+		}
 	}
 }
 

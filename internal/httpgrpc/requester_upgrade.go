@@ -80,6 +80,9 @@ func (e *requesterExchange) pipe() error {
 	if err := e.writeSwitching(conn); err != nil {
 		return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
 	}
+	if e.in == nil {
+		e.listen()
+	}
 	close(e.resume)
 	u := &upgraded{requesterExchange: e, conn: conn, buffered: rw.Reader, ended: make(chan struct{})}
 	return u.run()

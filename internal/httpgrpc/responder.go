@@ -94,6 +94,7 @@ func (x *served) serve(cfg ResponderConfig) error {
 	if err := x.attachBody(req, header); err != nil {
 		return err
 	}
+	x.stream.Ahead()
 	if x.body != nil {
 		go x.body.pump(x.ctx, &x.frames, x.cancel)
 		defer x.body.Close()

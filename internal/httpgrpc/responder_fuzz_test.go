@@ -23,6 +23,8 @@ func (l *frameList) Recv() (mem.BufferSlice, error) {
 	return next, nil
 }
 
+func (l *frameList) Ahead() {}
+
 func (l *frameList) Send(m mem.BufferSlice) error { m.Free(); return nil }
 
 // switching is a connection that ends at once.

@@ -20,6 +20,9 @@ import (
 
 // Watches says whether a request asks for events until somebody ends it.
 func Watches(r *http.Request) bool {
+	if r.URL.RawQuery == "" {
+		return false
+	}
 	watch, err := strconv.ParseBool(r.URL.Query().Get("watch"))
 	return r.Method == http.MethodGet && err == nil && watch
 }

@@ -12,8 +12,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
-	"gitlab.com/agentk/agentk/api/prototool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -60,15 +58,9 @@ func (x *served) respond(resp *http.Response) error {
 }
 
 func (x *served) sendHeader(resp *http.Response) error {
-	msg, err := frame.Marshal(&grpctool.HttpResponse{Message: &grpctool.HttpResponse_Header_{Header: &grpctool.HttpResponse_Header{
-		Response: &prototool.HttpResponse{
-			StatusCode: int32(resp.StatusCode),
-			Status:     resp.Status,
-			Header:     ToKeyValues(resp.Header),
-		},
-	}}})
+	msg, err := responseHeaderMessage(resp)
 	if err != nil {
-		return status.Errorf(codes.Internal, "response header: %v", err)
+		return err
 	}
 	return x.stream.Send(msg)
 }

@@ -88,6 +88,8 @@ func (c *fakeCall) Recv() (mem.BufferSlice, error) {
 	}
 }
 
+func (c *fakeCall) Ahead() {}
+
 func (c *fakeCall) Send(m mem.BufferSlice) error {
 	select {
 	case c.out <- m:

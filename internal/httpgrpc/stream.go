@@ -39,4 +39,8 @@ type RequesterStream interface {
 type ResponderStream interface {
 	Sender
 	Receiver
+	// Ahead says that the responder turns to something else than receiving. From then on the end of the call ends the responder's
+	// context also while it is not in Recv, and a few messages may be received before it asks for them. Before, only a Recv notices
+	// the end of a call, which spares short calls a goroutine. It must not overlap with Recv.
+	Ahead()
 }

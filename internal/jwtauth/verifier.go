@@ -5,6 +5,7 @@
 package jwtauth
 
 import (
+	"crypto/sha256"
 	"errors"
 	"time"
 
@@ -40,6 +41,8 @@ type Config struct {
 type Verifier struct {
 	keys   Keys
 	parser *jwt.Parser
+	now    func() time.Time
+	good   remembered
 }
 
 // NewVerifier fails without keys or an audience: both are what makes a check.
@@ -58,7 +61,11 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 	if cfg.Now != nil {
 		options = append(options, jwt.WithTimeFunc(cfg.Now))
 	}
-	return &Verifier{keys: cfg.Keys, parser: jwt.NewParser(options...)}, nil
+	v := &Verifier{keys: cfg.Keys, parser: jwt.NewParser(options...), now: time.Now}
+	if cfg.Now != nil {
+		v.now = cfg.Now
+	}
+	return v, nil
 }
 
 // Verify says what is wrong with a token, nil if it is to be believed. The error holds no part of the token but, at most, the
@@ -67,12 +74,19 @@ func (v *Verifier) Verify(token string) error {
 	if len(token) > maxToken {
 		return errTokenSize
 	}
-	_, err := v.parser.ParseWithClaims(token, &jwt.RegisteredClaims{}, func(*jwt.Token) (any, error) {
-		key := v.keys.Key()
-		if len(key) == 0 {
-			return nil, errEmptyKey
-		}
-		return key, nil
-	})
-	return err
+	key, id := v.keys.Key(), sha256.Sum256([]byte(token))
+	if len(key) == 0 {
+		return errEmptyKey
+	}
+	if v.good.has(id, key, v.now()) {
+		return nil
+	}
+	claims := &jwt.RegisteredClaims{}
+	if _, err := v.parser.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return key, nil }); err != nil {
+		return err
+	}
+	if claims.ExpiresAt != nil {
+		v.good.add(id, key, claims.ExpiresAt.Add(leeway))
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -77,7 +78,7 @@ func New(cfg Config) (*Client, error) {
 	case cfg.ImpersonationTokenFile != "":
 		c.tokens = fileTokens{file: secretfile.New(cfg.ImpersonationTokenFile)}
 	default:
-		if c.account, err = newAccountTokens(cfg.ImpersonationServiceAccount, c.base, c.own.shared, cfg.Log); err != nil {
+		if c.account, err = newAccountTokens(cfg.ImpersonationServiceAccount, c.base, lasting{c.own}, cfg.Log); err != nil {
 			return nil, err
 		}
 		c.tokens = c.account
@@ -146,8 +147,8 @@ func (c *Client) Own() http.RoundTripper { return ownRequests{c} }
 type ownRequests struct{ client *Client }
 
 func (o ownRequests) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
 	if o.client.impersonatesItself() {
-		req = req.Clone(req.Context())
 		if err := writeIdentity(req.Header, selfIdentity(o.client.self)); err != nil {
 			return nil, err
 		}
@@ -176,7 +177,7 @@ func finish(resp *http.Response) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		httpgrpc.RestoreUpgrade(resp.Header, upgrade)
 	}
-	resp.Header.Add("Via", fmt.Sprintf("%d.%d %s", resp.ProtoMajor, resp.ProtoMinor, version.Agentk()))
+	resp.Header.Add("Via", strconv.Itoa(resp.ProtoMajor)+"."+strconv.Itoa(resp.ProtoMinor)+" "+version.Agentk())
 }
 
 // refuse is the answer to a request that this agent will not perform.

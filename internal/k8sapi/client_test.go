@@ -6,11 +6,13 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,14 +142,17 @@ func TestClient_Connections(t *testing.T) {
 		}
 	}
 	var wg sync.WaitGroup
-	for range maxQuick {
-		wg.Go(func() { proto("/slow", "") })
-	}
-	for deadline := time.Now().Add(20 * time.Second); len(c.own.free) < maxQuick; {
-		if time.Now().After(deadline) {
-			t.Fatal("the slow requests did not start")
+	arrived := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); len(c.own.free) < n || len(c.own.opening) > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the slow requests did not start")
+			}
 		}
-		time.Sleep(time.Millisecond)
+	}
+	for i := range maxQuick { // one after the other: few connections are opened at once
+		wg.Go(func() { proto("/slow", "") })
+		arrived(i + 1)
 	}
 	if got := proto("/api", ""); got != "HTTP/2.0" {
 		t.Errorf("beyond the bound a request went over %s", got)
@@ -156,6 +161,34 @@ func TestClient_Connections(t *testing.T) {
 	wg.Wait()
 	if got := proto("/api", ""); got != "HTTP/1.1" || len(c.own.free) != 0 {
 		t.Errorf("afterwards a request went over %s, %d places are taken", got, len(c.own.free))
+	}
+}
+
+// A burst that meets an agent at rest opens few connections, and all its requests are answered.
+func TestClient_Burst(t *testing.T) {
+	var dials atomic.Int64
+	cfg := apiServer(t, echo)
+	cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dials.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	c := start(t, Config{REST: cfg})
+	const burst = 200
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for range burst {
+		wg.Go(func() {
+			<-begin
+			body(t, c, get(t, "/api"), nil)
+		})
+	}
+	close(begin)
+	wg.Wait()
+	if n := dials.Load(); n > burst/2 {
+		t.Errorf("%d requests opened %d connections", burst, n)
+	}
+	if len(c.own.free)+len(c.own.opening)+len(c.own.first) != 0 {
+		t.Error("places stay taken")
 	}
 }
 

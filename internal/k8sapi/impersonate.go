@@ -130,6 +130,9 @@ func writeIdentity(h http.Header, id *kubernetesapi.ImpersonationConfig) error {
 
 // escapeKey percent-encodes what may not stand in a header name, and the percent sign itself. The API server decodes it.
 func escapeKey(key string) string {
+	if !strings.ContainsFunc(key, func(r rune) bool { return r == '%' || r >= 0x80 || !httpguts.IsTokenRune(r) }) {
+		return key
+	}
 	var b strings.Builder
 	for i := range len(key) {
 		if c := key[i]; c != '%' && c < 0x80 && httpguts.IsTokenRune(rune(c)) {

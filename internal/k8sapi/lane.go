@@ -20,9 +20,11 @@ const (
 	dialTimeout         = 30 * time.Second
 	tcpKeepAlive        = 30 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
-	idleConnTimeout     = 90 * time.Second
-	// maxQuick bounds the HTTP/1.1 connections for plain requests; they stay open for the next ones.
-	maxQuick = 64
+	// maxQuick bounds the HTTP/1.1 connections for plain requests. They stay open for the next ones, and those that a burst leaves
+	// behind, each with its buffers, not for longer than quickIdle; a shared one, which carries everything, may wait for longer.
+	maxQuick   = 64
+	quickIdle  = 20 * time.Second
+	sharedIdle = 90 * time.Second
 	// maxResponseHeader bounds the header of an answer; it has to fit into one message to kas.
 	maxResponseHeader = 1 << 20
 	bufferSize        = 32 << 10
@@ -42,6 +44,11 @@ type lane struct {
 	// upgrade opens a connection for each request: it becomes raw bytes and can be nobody else's.
 	upgrade http.RoundTripper
 	pools   [3]*http.Transport
+	// opening bounds the quick connections that are being opened, first the first shared ones.
+	opening, first          chan struct{}
+	quickConns, sharedConns openConns
+	// bearer is nil when the credentials have no token.
+	bearer *bearer
 }
 
 // ownCredentials is the agent's configuration without its impersonation, which this package does itself.
@@ -87,10 +94,15 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	if cfg.Proxy != nil {
 		proxy = cfg.Proxy
 	}
-	quick, shared, upgrade := pooled(tlsConfig, dial), pooled(tlsConfig, dial), dedicated(tlsConfig, dial)
+	l := &lane{free: make(chan struct{}, maxQuick), opening: make(chan struct{}, maxOpening), first: make(chan struct{}, 1)}
+	quick, shared := pooled(tlsConfig, l.quickConns.count(dial)), pooled(tlsConfig, l.sharedConns.count(dial))
 	http1(quick)
+	quick.IdleConnTimeout = quickIdle
 	quick.Proxy, shared.Proxy = proxy, proxy
-	l := &lane{free: make(chan struct{}, maxQuick), pools: [3]*http.Transport{quick, shared, upgrade}}
+	l.pools = [3]*http.Transport{quick, shared, dedicated(tlsConfig, dial)}
+	if l.bearer, err = takeBearer(tc); err != nil {
+		return nil, err
+	}
 	for i, wrapped := range []*http.RoundTripper{&l.quick, &l.shared, &l.upgrade} {
 		if *wrapped, err = transport.HTTPWrappersForConfig(tc, l.pools[i]); err != nil {
 			return nil, err
@@ -106,7 +118,7 @@ func pooled(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 	t := newTransport(tlsConfig.Clone(), dial)
 	t.ForceAttemptHTTP2 = true
 	t.MaxIdleConnsPerHost = maxQuick
-	t.IdleConnTimeout = idleConnTimeout
+	t.IdleConnTimeout = sharedIdle
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	return t
 }
@@ -140,21 +152,26 @@ func newTransport(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. Redirects are answers like any other.
+// RoundTrip is that of http.RoundTripper, except that it may add to the header of req. Redirects are answers like any other.
 func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
+	l.bearer.authorize(req.Header)
 	if len(httpgrpc.UpgradeOf(req.Header)) > 0 {
 		return l.upgrade.RoundTrip(req)
 	}
 	if lasts(req) {
-		return l.shared.RoundTrip(req)
+		return l.share(req)
 	}
 	select {
 	case l.free <- struct{}{}:
 	default:
-		return l.shared.RoundTrip(req)
+		return l.share(req)
 	}
 	release := sync.OnceFunc(func() { <-l.free })
-	resp, err := l.quick.RoundTrip(req)
+	resp, err, sent := l.quickly(req)
+	if !sent {
+		release()
+		return l.share(req)
+	}
 	if err != nil {
 		release()
 		return nil, err
@@ -163,10 +180,23 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// lasting is the way of requests of this package's own that go over the shared connection.
+type lasting struct{ *lane }
+
+// RoundTrip may add to the header of req.
+func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
+	l.bearer.authorize(req.Header)
+	return l.share(req)
+}
+
 // lasts says whether the answer to a request goes on until somebody ends it.
 func lasts(req *http.Request) bool {
+	if req.URL.RawQuery == "" {
+		return false
+	}
+	query := req.URL.Query()
 	for _, key := range []string{"watch", "follow"} {
-		switch req.URL.Query().Get(key) {
+		switch query.Get(key) {
 		case "", "0", "false":
 		default:
 			return true

@@ -3,6 +3,7 @@ package k8sapi
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
@@ -13,6 +14,8 @@ import (
 const (
 	impersonatePrefix = "Impersonate-"
 	remotePrefix      = "X-Remote-"
+	// identityRoom is how many headers of its own a request gets: an identity, credentials.
+	identityRoom = 12
 )
 
 // prepare returns what is sent to the API server: the same request at the API server's address, without what speaks about
@@ -33,18 +36,16 @@ func (c *Client) prepare(req *http.Request, escapedPath string) (*http.Request, 
 			return nil, refuse("Connection header lists %s", name)
 		}
 	}
-	out := req.Clone(req.Context())
-	out.URL, out.Host = u, ""
+	out := req.WithContext(req.Context()) // a copy that shares nothing which is changed below
+	out.URL, out.Host, out.Header = u, "", make(http.Header, len(req.Header)+identityRoom)
+	for name, values := range req.Header {
+		if name != "Authorization" && name != "Host" && !strings.HasPrefix(name, remotePrefix) {
+			out.Header[name] = slices.Clip(values)
+		}
+	}
 	upgrade := httpgrpc.UpgradeOf(out.Header)
 	httpgrpc.RemoveHopByHop(out.Header)
 	httpgrpc.RestoreUpgrade(out.Header, upgrade)
-	for name := range out.Header {
-		if strings.HasPrefix(name, remotePrefix) {
-			delete(out.Header, name)
-		}
-	}
-	out.Header.Del("Authorization")
-	out.Header.Del("Host")
-	out.Header.Add("Via", "gRPC/1.0 "+version.Agentk())
+	out.Header["Via"] = append(out.Header["Via"], "gRPC/1.0 "+version.Agentk())
 	return out, nil
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/http"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"gitlab.com/agentk/agentk/api/gitlabapi"
 	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -18,6 +20,8 @@ import (
 type grant struct {
 	// identity is nil for the agent's own account.
 	identity *kubernetesapi.ImpersonationConfig
+	// extra is the identity as the agent is told it. It is shared by all requests.
+	extra    *anypb.Any
 	username string
 	userID   int64
 	// configProjectID is the project that configures the agent.
@@ -35,7 +39,7 @@ func (p *Proxy) authorize(ctx context.Context, c credential) (grant, *refusal) {
 }
 
 func (p *Proxy) authorizeJob(ctx context.Context, c credential) (grant, *refusal) {
-	answer, err := p.jobs.get(ctx, sha256.Sum256([]byte(c.token)), func(ctx context.Context) (*gitlabapi.AllowedAgentsForJob, error) {
+	answer, err := p.jobs.get(ctx, sha256.Sum256([]byte(c.token)), func(ctx context.Context) (*granted[*gitlabapi.AllowedAgentsForJob], error) {
 		answer, err := p.cfg.Jobs.AllowedAgents(ctx, c.token)
 		if err != nil {
 			return nil, err
@@ -44,25 +48,34 @@ func (p *Proxy) authorizeJob(ctx context.Context, c credential) (grant, *refusal
 		if err := rules.Validate(answer); err != nil {
 			return nil, fault.Wrap(fault.Internal, fault.GitLab, err, "ValidateAll")
 		}
-		return answer, nil
+		return &granted[*gitlabapi.AllowedAgentsForJob]{answer: answer}, nil
 	})
 	if err != nil {
 		return grant{}, jobRefusal(err)
 	}
+	return answer.grant(c.agentID, func(answer *gitlabapi.AllowedAgentsForJob) (grant, *refusal) { return jobGrant(c.agentID, answer) })
+}
+
+// jobGrant says who a job becomes at an agent.
+func jobGrant(agentID int64, answer *gitlabapi.AllowedAgentsForJob) (grant, *refusal) {
 	g := grant{username: answer.GetUser().GetUsername(), userID: answer.GetUser().GetId(), jobID: answer.GetJob().GetId(), projectID: answer.GetProject().GetId()}
 	for _, agent := range answer.GetAllowedAgents() {
-		if agent.GetId() != c.agentID {
+		if agent.GetId() != agentID {
 			continue
 		}
 		g.configProjectID = agent.GetConfigProject().GetId()
+		var err error
 		if g.identity, err = identity.ForJob(agent, answer); err != nil {
-			return grant{}, &refusal{
-				code: http.StatusInternalServerError, hop: fault.Kas, msg: "Failed to construct impersonation config: " + err.Error(),
-			}
+			return grant{}, noIdentity(err)
 		}
 		return g, nil
 	}
 	return g, &refusal{code: http.StatusForbidden, hop: fault.Kas, msg: "Forbidden: agentId is not allowed"}
+}
+
+// noIdentity refuses a request that nobody can say in whose name it would be.
+func noIdentity(err error) *refusal {
+	return &refusal{code: http.StatusInternalServerError, hop: fault.Kas, msg: "Failed to construct impersonation config: " + err.Error()}
 }
 
 func jobRefusal(err error) *refusal {
@@ -97,7 +110,7 @@ func (p *Proxy) authorizeUser(ctx context.Context, c credential) (grant, *refusa
 	if c.access == accessSession {
 		by = identity.SessionCookie
 	}
-	answer, err := p.users.get(ctx, userKey(c), func(ctx context.Context) (*gitlabapi.AuthorizeProxyUserResponse, error) {
+	answer, err := p.users.get(ctx, userKey(c), func(ctx context.Context) (*granted[*gitlabapi.AuthorizeProxyUserResponse], error) {
 		answer, err := p.cfg.Users.AuthorizeUser(ctx, &gitlabapi.AuthorizeProxyUserRequest{
 			AgentId: c.agentID, AccessType: string(by), AccessKey: c.token, CsrfToken: c.csrf,
 		})
@@ -110,11 +123,16 @@ func (p *Proxy) authorizeUser(ctx context.Context, c credential) (grant, *refusa
 		if answer.GetAgent().GetId() != c.agentID {
 			return nil, fault.Wrap(fault.Internal, fault.GitLab, errOtherAgent, "ValidateAll")
 		}
-		return answer, nil
+		return &granted[*gitlabapi.AuthorizeProxyUserResponse]{answer: answer}, nil
 	})
 	if err != nil {
 		return grant{}, userRefusal(err)
 	}
+	return answer.grant(c.agentID, func(answer *gitlabapi.AuthorizeProxyUserResponse) (grant, *refusal) { return userGrant(by, answer) })
+}
+
+// userGrant says who a user becomes at the agent that the answer is about.
+func userGrant(by identity.AccessType, answer *gitlabapi.AuthorizeProxyUserResponse) (grant, *refusal) {
 	id, err := identity.ForUser(answer, by)
 	if err != nil {
 		return grant{}, &refusal{

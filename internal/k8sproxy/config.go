@@ -112,9 +112,11 @@ type Proxy struct {
 	escapedPrefix string
 	metrics       *metrics
 	policy        *responsePolicy
-	jobs          *cache[*gitlabapi.AllowedAgentsForJob]
-	users         *cache[*gitlabapi.AuthorizeProxyUserResponse]
+	jobs          *cache[*granted[*gitlabapi.AllowedAgentsForJob]]
+	users         *cache[*granted[*gitlabapi.AuthorizeProxyUserResponse]]
 	inflight      inflight
+	// fields holds *[]zap.Field, for log lines.
+	fields sync.Pool
 	// leaving: clients are asked to take their next request elsewhere.
 	leaving atomic.Bool
 	// closed is closed when no request can arrive any more.
@@ -143,8 +145,9 @@ func New(cfg Config) (*Proxy, error) {
 		metrics:       m,
 		policy:        policy,
 		closed:        make(chan struct{}),
-		jobs:          newCache[*gitlabapi.AllowedAgentsForJob](limits),
-		users:         newCache[*gitlabapi.AuthorizeProxyUserResponse](limits),
+		fields:        sync.Pool{New: func() any { list := make([]zap.Field, 0, maxFields); return &list }},
+		jobs:          newCache[*granted[*gitlabapi.AllowedAgentsForJob]](limits),
+		users:         newCache[*granted[*gitlabapi.AuthorizeProxyUserResponse]](limits),
 	}, nil
 }
 

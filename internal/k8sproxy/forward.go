@@ -45,7 +45,7 @@ func (p *Proxy) forward(t *transaction, w http.ResponseWriter, r *http.Request, 
 	}
 	x := &httpgrpc.Exchange{
 		Method: r.Method, Path: to.path, Query: to.query, Header: header, Extra: extra,
-		ContentLength: r.ContentLength, Body: r.Body,
+		ContentLength: r.ContentLength, Body: r.Body, Multiplexed: multiplexed(r),
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -101,8 +101,8 @@ func (p *Proxy) reopen(ctx context.Context, q route.Request) (route.Call, contex
 
 // extraOf packs what the agent has to know beside the request; nil if that is nothing.
 func extraOf(g grant, to target) (*anypb.Any, error) {
-	if g.identity == nil && to.escaped == "" {
-		return nil, nil
+	if to.escaped == "" {
+		return g.extra, nil
 	}
 	return anypb.New(&kubernetesapi.HeaderExtra{ImpConfig: g.identity, EscapedPath: to.escaped})
 }

@@ -8,7 +8,6 @@ import (
 	"go.uber.org/zap"
 
 	"gitlab.com/agentk/agentk/internal/fault"
-	"gitlab.com/agentk/agentk/internal/version"
 )
 
 // defaultRetryAfter is when a client that was turned away for load may come back, if nobody knows better.
@@ -39,9 +38,7 @@ type transaction struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.inflight.enter()
 	defer p.inflight.leave()
-	if p.leaving.Load() && r.Header.Get("Upgrade") == "" {
-		w.Header().Set("Connection", "close")
-	}
+	p.sendAway(w.Header(), r)
 	t := &transaction{started: time.Now(), trace: traceOf(r.Header), credential: credential{access: accessNone}}
 	p.guarded(t, w, r)
 	p.observe(t, r)
@@ -78,7 +75,7 @@ func (p *Proxy) serve(t *transaction, w http.ResponseWriter, r *http.Request) *r
 		w.WriteHeader(http.StatusForbidden)
 		return nil
 	}
-	w.Header().Set(headerServer, version.Kas())
+	w.Header().Set(headerServer, product)
 	if r.Method == http.MethodOptions {
 		t.code = http.StatusOK
 		preflight(w, r)

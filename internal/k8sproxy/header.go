@@ -2,6 +2,7 @@ package k8sproxy
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
@@ -38,24 +39,35 @@ func isImpersonation(name string) bool {
 	return len(name) >= len(impersonatePrefix) && strings.EqualFold(name[:len(impersonatePrefix)], impersonatePrefix)
 }
 
-// requestHeader returns the header that goes to the agent.
+// requestHeader returns the header that goes to the agent. It shares values with that of the client, and is only read.
 func requestHeader(client http.Header) http.Header {
-	h := client.Clone()
+	h := make(http.Header, len(client)+1)
+	for name, values := range client {
+		if !hasPrefix(name, droppedRequestPrefixes[:]) {
+			h[name] = values
+		}
+	}
 	upgrade := httpgrpc.UpgradeOf(h)
 	httpgrpc.RemoveHopByHop(h)
 	for _, name := range droppedRequest {
-		h.Del(name)
-	}
-	for name := range h {
-		for _, prefix := range droppedRequestPrefixes {
-			if strings.HasPrefix(name, prefix) {
-				delete(h, name)
-			}
-		}
+		delete(h, name)
 	}
 	httpgrpc.RestoreUpgrade(h, upgrade)
-	h.Add(headerVia, via())
+	h[headerVia] = append(slices.Clip(h[headerVia]), via)
 	return h
 }
 
-func via() string { return "gRPC/1.0 " + version.Kas() }
+func hasPrefix(name string, prefixes []string) bool {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// product is how kas names itself, via in requests and answers that pass it.
+var (
+	product = version.Kas()
+	via     = "gRPC/1.0 " + product
+)

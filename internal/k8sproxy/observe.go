@@ -19,8 +19,10 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration prometheus.Histogram
 	bytes    *prometheus.CounterVec
-	upgrades prometheus.Gauge
-	panics   prometheus.Counter
+	// sent and received are of bytes.
+	sent, received prometheus.Counter
+	upgrades       prometheus.Gauge
+	panics         prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -47,6 +49,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Requests that failed by a mistake in kas",
 		}),
 	}
+	m.sent, m.received = m.bytes.WithLabelValues("request"), m.bytes.WithLabelValues("response")
 	for _, c := range []prometheus.Collector{m.requests, m.duration, m.bytes, m.upgrades, m.panics} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of the kubernetes proxy: %w", err)
@@ -64,12 +67,25 @@ func (p *Proxy) observe(t *transaction, r *http.Request) {
 	}
 	p.metrics.requests.WithLabelValues(string(t.credential.access), strconv.Itoa(code)).Inc()
 	p.metrics.duration.Observe(took.Seconds())
-	p.metrics.bytes.WithLabelValues("request").Add(float64(t.sent))
-	p.metrics.bytes.WithLabelValues("response").Add(float64(t.received))
+	p.metrics.sent.Add(float64(t.sent))
+	p.metrics.received.Add(float64(t.received))
 	if r.Method == http.MethodOptions {
 		return
 	}
-	fields := make([]zap.Field, 0, 16)
+	if line := p.cfg.Log.Check(zap.InfoLevel, "Kubernetes API request"); line != nil {
+		fields := p.fields.Get().(*[]zap.Field)
+		*fields = t.appendFields((*fields)[:0], r, code, took)
+		line.Write(*fields...)
+		clear(*fields)
+		p.fields.Put(fields)
+	}
+}
+
+// maxFields is how many fields the log line of a request has.
+const maxFields = 15
+
+// appendFields appends what the log says of a request.
+func (t *transaction) appendFields(fields []zap.Field, r *http.Request, code int, took time.Duration) []zap.Field {
 	fields = append(fields,
 		zap.String("access", string(t.credential.access)),
 		zap.Int64("agent_id", t.credential.agentID),
@@ -93,7 +109,7 @@ func (p *Proxy) observe(t *transaction, r *http.Request) {
 	if t.err != "" {
 		fields = append(fields, zap.String("hop", string(t.hop)), zap.String("error", limited(t.err)))
 	}
-	p.cfg.Log.Info("Kubernetes API request", fields...)
+	return fields
 }
 
 func traceID(t *transaction) zap.Field { return zap.String("trace_id", t.trace.id) }

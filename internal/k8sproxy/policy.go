@@ -125,7 +125,7 @@ func (p *responsePolicy) apply(h http.Header, status int, cluster http.Header, c
 		}
 	}
 	httpgrpc.RestoreUpgrade(h, upgrade)
-	h.Add(headerVia, via())
+	h.Add(headerVia, via)
 }
 
 // blocked logs a name the first time. Whoever misses a header in an answer finds it there.

@@ -164,6 +164,17 @@ func (l *line) opened() int {
 
 func newLine(t *testing.T, play func(a *agenttest.Agent) error, edit ...func(*k8sproxy.Config)) *line {
 	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLineAt(t, ln, play, edit...)
+	l.url = "http://" + l.addr + "/k8s-proxy"
+	return l
+}
+
+func newLineAt(t *testing.T, ln net.Listener, play func(a *agenttest.Agent) error, edit ...func(*k8sproxy.Config)) *line {
+	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	l := &line{t: t, jobs: &jobs{}, users: &users{}, reg: prometheus.NewRegistry(), logs: logs, play: play, served: make(chan error, 1)}
 	cfg := k8sproxy.Config{
@@ -177,12 +188,7 @@ func newLine(t *testing.T, play func(a *agenttest.Agent) error, edit ...func(*k8
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	l.addr = ln.Addr().String()
-	l.url = "http://" + l.addr + "/k8s-proxy"
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop, l.proxy = stop, p
 	done := make(chan struct{})

@@ -28,26 +28,26 @@ var errStopping = fault.New(fault.Unavailable, fault.Kas, "kas is shutting down"
 
 // Serve serves ln until ctx ends, and then in order: new connections are accepted for the listen grace period, and every answer
 // asks its client to open another one, which a load balancer takes elsewhere; requests may finish for the shutdown grace period;
-// what is left is cut. It returns when nothing is served any more. ln may be a TLS listener; its ALPN must offer http/1.1 only, since
-// upgrades need a connection of their own.
+// what is left is cut. It returns when nothing is served any more. ln may be a TLS listener; what it offers is ALPN. An HTTP/2 connection
+// is asked for with GOAWAY to take the next request elsewhere, and closes a second after the last of its streams has ended.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(errStopping)
 	defer p.close()
-	protocols := &http.Protocols{}
-	protocols.SetHTTP1(true)
 	errorLog, err := zap.NewStdLogAt(p.cfg.Log.Named("http"), zap.DebugLevel)
 	if err != nil {
 		return fmt.Errorf("kubernetes proxy log: %w", err)
 	}
 	server := &http.Server{
 		Handler:           p,
-		Protocols:         protocols,
+		Protocols:         protocols(),
+		HTTP2:             http2Config(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       p.connContext,
 		// OPTIONS * is a request like any other: refused or answered by the handler.
 		DisableGeneralOptionsHandler: true,
 	}

@@ -1,14 +1,13 @@
 package k8sproxy
 
 import (
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 
 	"google.golang.org/grpc/metadata"
-
-	"gitlab.com/agentk/agentk/internal/version"
 )
 
 const (
@@ -26,7 +25,7 @@ type trace struct {
 
 // traceOf takes over the W3C trace id of the client, or makes one.
 func traceOf(h http.Header) trace {
-	t := trace{id: randomHex(traceIDLen), span: randomHex(spanIDLen), flags: "00"}
+	t := newTrace()
 	values := h[headerTraceparent]
 	if len(values) != 1 || len(values[0]) != traceparentLen {
 		return t
@@ -40,7 +39,7 @@ func traceOf(h http.Header) trace {
 
 // meta is all that the agent is told beside the request. It holds no credential.
 func (t trace) meta() metadata.MD {
-	return metadata.Pairs("traceparent", "00-"+t.id+"-"+t.span+"-"+t.flags, "user-agent", version.Kas())
+	return metadata.MD{"traceparent": {"00-" + t.id + "-" + t.span + "-" + t.flags}, "user-agent": {product}}
 }
 
 func isID(s string, length int) bool {
@@ -49,8 +48,12 @@ func isID(s string, length int) bool {
 
 func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
-func randomHex(length int) string {
-	b := make([]byte, length/2)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
+// newTrace makes ids that are unlikely to be made twice; they are no secrets.
+func newTrace() trace {
+	var b [(traceIDLen + spanIDLen) / 2]byte
+	for at := 0; at < len(b); at += 8 {
+		binary.NativeEndian.PutUint64(b[at:], rand.Uint64())
+	}
+	ids := hex.EncodeToString(b[:])
+	return trace{id: ids[:traceIDLen], span: ids[traceIDLen:], flags: "00"}
 }

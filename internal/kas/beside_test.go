@@ -43,6 +43,8 @@ type beside struct {
 	proxy     string
 	metrics   string
 	private   string // socket of the private API
+	redis     *redis.Server
+	name      string // starts the names of its sockets
 	log       *logBuffer
 }
 
@@ -63,7 +65,7 @@ func besideVersion(t *testing.T, version, more string) *beside {
 	gl, err := gitlab.Start(t.Context(), gitlab.Config{Version: version, Settings: gitlab.Settings{Tier: gitlab.Ultimate}})
 	must(t, err)
 	t.Cleanup(gl.Stop)
-	b := &beside{t: t, gl: gl, agentAddr: freeAddress(t), log: &logBuffer{}}
+	b := &beside{t: t, gl: gl, agentAddr: freeAddress(t), log: &logBuffer{}, redis: redis.StartT(t, redis.Config{})}
 	_, err = gl.AddUser(gitlab.User{ID: 3, Username: "ci-user"})
 	must(t, err)
 	_, err = gl.AddProject(t.Context(), gitlab.Project{ID: 10, Path: "acme/infra"})
@@ -94,11 +96,11 @@ func (b *beside) start(more string) {
 	b.t.Helper()
 	dir := b.t.TempDir()
 	proxy, observe := freeAddress(b.t), freeAddress(b.t)
-	api := filepath.Join(b.gl.Dir, "api.sock")
+	api := filepath.Join(b.gl.Dir, b.name+"api.sock")
 	b.proxy, b.metrics = "http://"+proxy+"/k8s-proxy", "http://"+observe+"/metrics"
 	overlay := filepath.Join(dir, "overlay")
 	must(b.t, os.WriteFile(overlay, []byte(more), 0o600))
-	b.private = filepath.Join(b.gl.Dir, "private.sock")
+	b.private = filepath.Join(b.gl.Dir, b.name+"private.sock")
 	secret := filepath.Join(dir, "private_secret")
 	must(b.t, os.WriteFile(secret, []byte(base64.StdEncoding.EncodeToString(privateKey)), 0o600))
 	file := filepath.Join(dir, "kas.yaml")
@@ -113,7 +115,7 @@ agent:
 observability: {listen: {address: %[6]q}, usage_reporting_period: 0.1s, event_reporting_period: 0.1s}
 config: {command: "cat %[7]s"}
 `, b.gl.URL, b.gl.SecretFile, api, b.agentAddr, proxy, observe, overlay,
-		redis.StartT(b.t, redis.Config{}).Address(), b.private, secret), 0o600))
+		b.redis.Address(), b.private, secret), 0o600))
 	cfg, err := config.Load(b.t.Context(), file)
 	must(b.t, err)
 	quick(cfg)

@@ -8,6 +8,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
+	"gitlab.com/agentk/agentk/internal/aside"
 	"gitlab.com/agentk/agentk/internal/fault"
 )
 
@@ -28,7 +29,7 @@ type sessionStream[Response any] struct {
 }
 
 // Context returns the session's context.
-func (s sessionStream[Response]) Context() context.Context { return s.ctx }
+func (s *sessionStream[Response]) Context() context.Context { return s.ctx }
 
 // GetConfiguration implements the service.
 func (s *configurationService) GetConfiguration(req *agentconfiguration.ConfigurationRequest, stream configurationStream) error {
@@ -39,15 +40,23 @@ func (s *configurationService) GetConfiguration(req *agentconfiguration.Configur
 func inSession[Response any](
 	auth *agentauth.Authenticator, stream grpc.ServerStreamingServer[Response], serve func(grpc.ServerStreamingServer[Response]) error,
 ) error {
-	// Who is refused now gets no session; an outage is the server's to retry.
-	if _, err := auth.Agent(stream.Context()); err != nil && fault.KindOf(err) != fault.Unavailable {
+	in := &sessionStream[Response]{ServerStreamingServer: stream}
+	var end func()
+	err := aside.Do(func() error { // the stream then waits, perhaps for hours
+		// Who is refused now gets no session; an outage is the server's to retry.
+		if _, err := auth.Agent(stream.Context()); err != nil && fault.KindOf(err) != fault.Unavailable {
+			return err
+		}
+		in.ctx, end = auth.Session(stream.Context())
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	session, end := auth.Session(stream.Context())
 	defer end()
-	err := serve(sessionStream[Response]{stream, session})
-	if session.Err() != nil && stream.Context().Err() == nil {
-		return context.Cause(session)
+	err = serve(in)
+	if in.ctx.Err() != nil && stream.Context().Err() == nil {
+		return context.Cause(in.ctx)
 	}
 	return err
 }

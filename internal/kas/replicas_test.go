@@ -14,7 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
+	"gitlab.com/agentk/agentk/api/agentregistrar"
+	"gitlab.com/agentk/agentk/test/gitlab"
 	"gitlab.com/agentk/agentk/test/redis"
 )
 
@@ -113,6 +118,47 @@ private_api: {listen: {address: "127.0.0.1:0", authentication_secret_file: %q}}
 	}
 	must(t, r.redis.Restart(t.Context()))
 	k.eventuallyReady(t)
+}
+
+// another starts one more kas beside the same GitLab, with the same Redis.
+func (b *beside) another(name string) *beside {
+	b.t.Helper()
+	one := *b
+	one.name, one.agentAddr = name, freeAddress(b.t)
+	one.start("")
+	return &one
+}
+
+// An agent with a bad token that goes from replica to replica costs GitLab no more than at one, and Redis does not learn the token.
+func TestBeside_RefusalIsKnownToAllReplicas(t *testing.T) {
+	const token = "glagent-made-up"
+	b := besideGitLab(t, "")
+	asked := 0
+	for i, one := range []*beside{b, b.another("second-"), b.another("third-")} {
+		one.eventually("kas has reached Redis", func() bool {
+			resp, err := http.Get(strings.TrimSuffix(one.metrics, "metrics") + "readiness")
+			if err != nil {
+				return false
+			}
+			return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+		})
+		_, err := agentregistrar.NewAgentRegistrarClient(dialAsStock(t, one.agentAddr, token)).
+			Register(timeout(t), &agentregistrar.RegisterRequest{AgentMeta: stockMeta, PodId: 1})
+		if st := status.Convert(err); st.Code() != codes.Unauthenticated || st.Message() != "unauthenticated" {
+			t.Errorf("kas %d: %v", i, err)
+		}
+		switch n := len(b.gl.Requests(gitlab.AgentInfo)); {
+		case i == 0:
+			asked = n
+		case n != asked || n == 0:
+			t.Errorf("kas %d asked GitLab %d times, the first one %d", i, n-asked, asked)
+		}
+	}
+	keys, err := b.redis.Keys(t.Context(), "gitlab-kas:refused:*")
+	must(t, err)
+	if len(keys) != 1 || strings.Contains(keys[0], "made-up") {
+		t.Errorf("in Redis: %q", keys)
+	}
 }
 
 func TestReplicas_PushReachesAgentsOfAll(t *testing.T) {

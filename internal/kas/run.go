@@ -23,6 +23,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/agentauth"
 	configserver "gitlab.com/agentk/agentk/internal/agentconfig/server"
 	"gitlab.com/agentk/agentk/internal/agentserver"
+	"gitlab.com/agentk/agentk/internal/gcfloor"
 	"gitlab.com/agentk/agentk/internal/gitlabaccess"
 	gitopsserver "gitlab.com/agentk/agentk/internal/gitops/server"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
@@ -125,6 +126,7 @@ func (s *server) run(ctx context.Context) error {
 	var below errgroup.Group
 	for _, part := range []func(context.Context) error{
 		s.runStore, s.world.run, s.auth.Run, s.configs.Run, s.gitops.Run, s.tunnels.Run, s.runRouter, s.runObservability,
+		gcfloor.Run,
 	} {
 		below.Go(func() error {
 			err := part(base)
@@ -167,9 +169,14 @@ func (s *server) run(ctx context.Context) error {
 func (s *server) newAuth(context.Context) error {
 	listen := s.file.Agent.Listen
 	var err error
+	// Without others nobody would read them, and a world that tells changes takes refusals back.
+	var refusals agentauth.Refusals
+	if s.others.shared != nil && s.world.agents.Changed() == nil {
+		refusals = s.store
+	}
 	s.auth, err = agentauth.New(agentauth.Config{
-		Backend: s.world.agents, CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
-		Gone: s.agentGone, Limiter: s.store, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
+		Backend: s.world.agents, Instant: s.cfg.Standalone(), CacheTTL: s.world.cacheTTL, ErrorTTL: s.world.errorTTL, RefreshPeriod: s.world.refreshPeriod,
+		Gone: s.agentGone, Limiter: s.store, Refusals: refusals, ConnectionsPerMinute: listen.ConnectionsPerTokenPerMinute,
 		MaxConnectionAge: listen.MaxConnectionAge.AsDuration(),
 		Validate:         rules.Validate, Log: s.named("agent_server"), Registerer: s.registry,
 	})
@@ -300,7 +307,7 @@ func (s *server) newProxy(ctx context.Context) error {
 	l := cf.Listen
 	s.proxyListener, err = s.listen(ctx, listen.Config{
 		Network: l.GetNetwork(), Address: l.Address, CertificateFile: l.CertificateFile, KeyFile: l.KeyFile,
-		ALPN: []string{"http/1.1"}, Log: s.log,
+		ALPN: k8sproxy.ALPN(), Log: s.log,
 	})
 	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"gitlab.com/agentk/agentk/api/reversetunnel"
 	"gitlab.com/agentk/agentk/internal/agentauth"
+	"gitlab.com/agentk/agentk/internal/aside"
 	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/backoff"
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -27,14 +28,38 @@ type tunnelService struct {
 
 // Connect parks one stream.
 func (s *tunnelService) Connect(stream grpc.BidiStreamingServer[reversetunnel.ConnectRequest, reversetunnel.ConnectResponse]) error {
-	ctx := stream.Context()
-	agent, err := s.agent(ctx)
+	o := &owner{service: s, stream: stream}
+	if err := aside.Do(o.find); err != nil {
+		return err
+	}
+	defer o.end()
+	return s.registry.Connect(stream, o.agentID, o.session, o.ageLimit)
+}
+
+// owner is whose stream it is, and for how long.
+type owner struct {
+	service           *tunnelService
+	stream            grpc.ServerStream
+	agentID           int64
+	session, ageLimit context.Context //nolint:containedctx // they are what is looked for
+	end               func()
+}
+
+func (o *owner) find() error {
+	ctx := o.stream.Context()
+	agent, err := o.service.agent(ctx)
 	if err != nil {
 		return err
 	}
-	session, end := s.auth.Session(ctx)
-	defer end()
-	return s.registry.Connect(stream, agent.ID, session, agentauth.AgeLimit(ctx))
+	o.agentID = agent.ID
+	var endSession, endLimit func()
+	o.session, endSession = o.service.auth.Session(ctx)
+	o.ageLimit, endLimit = agentauth.AgeLimited(ctx)
+	o.end = func() {
+		endLimit()
+		endSession()
+	}
+	return nil
 }
 
 func (s *tunnelService) agent(ctx context.Context) (backend.Agent, error) {

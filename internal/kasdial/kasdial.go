@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -248,6 +250,14 @@ func checkHeader(header http.Header, webSocket bool) error {
 type rpcCredentials struct {
 	token func() string
 	extra map[string]string
+	// last is what the last RPC carried: tokens change rarely, RPCs are many.
+	last atomic.Pointer[rpcMetadata]
+}
+
+// rpcMetadata is not changed any more once it was made.
+type rpcMetadata struct {
+	token string
+	all   map[string]string
 }
 
 func newRPCCredentials(cfg Config, target *url.URL) *rpcCredentials {
@@ -260,13 +270,15 @@ func newRPCCredentials(cfg Config, target *url.URL) *rpcCredentials {
 	return c
 }
 
-// GetRequestMetadata is called by gRPC for every RPC.
+// GetRequestMetadata is called by gRPC for every RPC; gRPC copies what it returns.
 func (c *rpcCredentials) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	md := make(map[string]string, len(c.extra)+1)
-	for k, v := range c.extra {
-		md[k] = v
+	token := c.token()
+	if last := c.last.Load(); last != nil && last.token == token {
+		return last.all, nil
 	}
-	md["authorization"] = "Bearer " + c.token()
+	md := maps.Clone(c.extra)
+	md["authorization"] = "Bearer " + token
+	c.last.Store(&rpcMetadata{token: token, all: md})
 	return md, nil
 }
 

@@ -1,12 +1,14 @@
 // Package kuberest is a Kubernetes client for the few kinds that agentk itself reads and writes. The generated client of client-go
-// knows every kind of every group, and a program that has it is half as large again.
+// knows every kind of every group, and a program that has it is half as large again; the Go types of the core group alone make it a
+// tenth larger. So this client knows no kind at all, and whoever uses it declares the few fields it needs.
 package kuberest
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,13 +17,14 @@ import (
 )
 
 // New returns a client for the API server of cfg that sends its requests with httpClient, whose transport has the credentials.
-// Requests name their path (AbsPath); bodies and answers are JSON, of the kinds of group core. Errors of the API server are those of
-// apimachinery's package errors.
+// Requests name their path (AbsPath); bodies and answers are JSON, which callers write and read themselves (Send, Answer). Errors of the
+// API server are those of apimachinery's package errors.
 func New(cfg *rest.Config, httpClient *http.Client) (rest.Interface, error) {
-	known, err := scheme()
-	if err != nil {
-		return nil, err
+	known := runtime.NewScheme()
+	if err := metav1.AddMetaToScheme(known); err != nil {
+		return nil, fmt.Errorf("kinds of the Kubernetes API: %w", err)
 	}
+	metav1.AddToGroupVersion(known, schema.GroupVersion{Version: "v1"}) // the API server's Status
 	cfg = rest.CopyConfig(cfg)
 	cfg.ContentConfig = rest.ContentConfig{
 		ContentType:          runtime.ContentTypeJSON,
@@ -34,14 +37,19 @@ func New(cfg *rest.Config, httpClient *http.Client) (rest.Interface, error) {
 	return client, nil
 }
 
-// scheme knows the kinds that agentk uses, and the API server's Status.
-func scheme() (*runtime.Scheme, error) {
-	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, metav1.AddMetaToScheme} {
-		if err := add(s); err != nil {
-			return nil, fmt.Errorf("kinds of the Kubernetes API: %w", err)
-		}
+// Send sends object as JSON with request and returns the answer's body.
+func Send(ctx context.Context, request *rest.Request, object any) ([]byte, error) {
+	body, err := json.Marshal(object)
+	if err != nil {
+		return nil, fmt.Errorf("object for the Kubernetes API server: %w", err)
 	}
-	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
-	return s, nil
+	return Answer(request.SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx))
+}
+
+// Answer returns the body of a successful answer, and otherwise the error with the API server's own words.
+func Answer(result rest.Result) ([]byte, error) {
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -57,9 +58,12 @@ func TestErrors(t *testing.T) {
 		t.Errorf("an absent pod: %T %v", err, err)
 	}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	err = c.Post().AbsPath("/api/v1/namespaces").Body(namespace).Do(t.Context()).Error()
-	if !apierrors.IsAlreadyExists(err) {
+	_, err = kuberest.Send(t.Context(), c.Post().AbsPath("/api/v1/namespaces"), namespace)
+	if !apierrors.IsAlreadyExists(err) || !strings.Contains(err.Error(), `"default" already exists`) {
 		t.Errorf("a second namespace: %T %v", err, err)
+	}
+	if _, err = kuberest.Send(t.Context(), c.Post().AbsPath("/api/v1/namespaces"), func() {}); err == nil {
+		t.Error("what is no object was sent")
 	}
 }
 
@@ -86,7 +90,11 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	list := &corev1.EventList{}
-	if err := c.Get().AbsPath("/api/v1/namespaces/default/events").Do(t.Context()).Into(list); err != nil {
+	answer, err := kuberest.Answer(c.Get().AbsPath("/api/v1/namespaces/default/events").Do(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(answer, list); err != nil {
 		t.Fatal(err)
 	}
 	if len(list.Items) != 1 {

@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"gitlab.com/agentk/agentk/internal/kuberest"
 )
 
 // releaseLimit is how long giving the Lease up may take; it would run out by itself.
@@ -149,7 +151,7 @@ func (l leases) path(more ...string) string {
 }
 
 func (l leases) get(ctx context.Context) (*coordinationv1.Lease, error) {
-	return answer(l.client.Get().AbsPath(l.path(l.name)).Do(ctx))
+	return read(kuberest.Answer(l.client.Get().AbsPath(l.path(l.name)).Do(ctx)))
 }
 
 func (l leases) create(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
@@ -161,15 +163,10 @@ func (l leases) update(ctx context.Context, lease *coordinationv1.Lease) (*coord
 }
 
 func (l leases) send(ctx context.Context, request *rest.Request, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
-	body, err := json.Marshal(lease)
-	if err != nil {
-		return nil, err
-	}
-	return answer(request.SetHeader("Content-Type", "application/json").Body(body).Do(ctx))
+	return read(kuberest.Send(ctx, request, lease))
 }
 
-func answer(result rest.Result) (*coordinationv1.Lease, error) {
-	body, err := result.Raw()
+func read(body []byte, err error) (*coordinationv1.Lease, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,8 @@ type Config struct {
 	CertificateFile, KeyFile string
 	// ALPN are the protocols offered in the TLS handshake, best first.
 	ALPN []string
-	// Log hears of certificates that could not be reloaded.
+	// Log hears of certificates that could not be reloaded, and of connections that wait for file descriptors. Without TLS it may be nil;
+	// who accepts then says the latter.
 	Log *zap.Logger
 }
 
@@ -55,6 +56,9 @@ func Open(ctx context.Context, cfg Config) (net.Listener, error) {
 	ln, err := lc.Listen(ctx, cfg.Network, cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("open listener: %w", err)
+	}
+	if cfg.Log != nil {
+		ln = &frugal{Listener: ln, log: cfg.Log, now: time.Now}
 	}
 	if tlsConfig != nil {
 		ln = tls.NewListener(ln, tlsConfig)

@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 )
 
@@ -17,10 +17,19 @@ const asMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1
 
 const deployment = "Deployment"
 
+// Object names an object of the cluster in the form in which Events do.
+type Object struct {
+	Kind       string    `json:"kind"`
+	APIVersion string    `json:"apiVersion"`
+	Namespace  string    `json:"namespace"`
+	Name       string    `json:"name"`
+	UID        types.UID `json:"uid,omitempty"`
+}
+
 // Find follows the owners of a pod as far as they can be read, and returns the Deployment, or the pod if it has none. client is one of
 // package kuberest. With an error, which says what could not be read, the answer may be another one later.
-func Find(ctx context.Context, client rest.Interface, namespace, name string) (*corev1.ObjectReference, error) {
-	object := &corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: namespace, Name: name}
+func Find(ctx context.Context, client rest.Interface, namespace, name string) (*Object, error) {
+	object := &Object{Kind: "Pod", APIVersion: "v1", Namespace: namespace, Name: name}
 	pod, err := get(ctx, client, "/api/v1", namespace, "pods", name)
 	if err != nil {
 		return object, fmt.Errorf("read the agent's own pod: %w", err)
@@ -38,7 +47,7 @@ func Find(ctx context.Context, client rest.Interface, namespace, name string) (*
 	if owner == nil || owner.Kind != deployment {
 		return object, nil
 	}
-	return &corev1.ObjectReference{Kind: owner.Kind, APIVersion: owner.APIVersion, Namespace: namespace, Name: owner.Name, UID: owner.UID}, nil
+	return &Object{Kind: owner.Kind, APIVersion: owner.APIVersion, Namespace: namespace, Name: owner.Name, UID: owner.UID}, nil
 }
 
 // Owner is the Deployment of a pod in the form in which other objects name it; nil if it is not known.

@@ -328,17 +328,27 @@ func (f *forwarding) use(what func() error) error {
 
 // start sends the method to the agent. A stream that turns out to be dead is replaced: nothing has been asked of the agent yet.
 func (f *forwarding) start() error {
+	if f.startOn() {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(f.stream.Context(), replaceLimit)
 	defer cancel()
 	for {
-		if err := f.tunnel.Start(f.wanted.method, f.wanted.meta); err == nil {
-			f.begun = true
-			return nil
-		}
-		f.tunnel.Finish(false)
 		var err error
 		if f.tunnel, err = f.gateway.registry.Find(ctx, f.wanted.agentID, f.wanted.methods...); err != nil {
 			return fault.Wrap(fault.Unavailable, fault.Agent, err, "Find tunnel failed: every stream of the agent broke before it could be used")
 		}
+		if f.startOn() {
+			return nil
+		}
 	}
+}
+
+// startOn tries the tunnel there is; false: it is dead.
+func (f *forwarding) startOn() bool {
+	f.begun = f.tunnel.Start(f.wanted.method, f.wanted.meta) == nil
+	if !f.begun {
+		f.tunnel.Finish(false)
+	}
+	return f.begun
 }

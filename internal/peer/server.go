@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -91,11 +90,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	guard := jwtauth.NewGuard(verifier, cfg.Log)
+	var bulk []string
+	for service, methods := range cfg.Methods {
+		for _, method := range methods {
+			bulk = append(bulk, "/"+service+"/"+method)
+		}
+	}
 	// Outside in: count, survive panics, authenticate.
 	s.grpc = grpc.NewServer(append(transportOptions(cfg.MaxConnectionAge),
 		grpc.ForceServerCodecV2(frame.Codec{}),
 		grpc.WaitForHandlers(true),
-		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), s.survive, guard.StreamInterceptor),
+		grpc.ChainStreamInterceptor(grpcserver.CountStreams(metrics, bulk...), s.survive, guard.StreamInterceptor),
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), guard.UnaryInterceptor),
 	)...)
 	for service, methods := range cfg.Methods {
@@ -110,7 +115,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 }
 
 // register registers the metrics.
-func (s *Server) register(registerer prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
+func (s *Server) register(registerer prometheus.Registerer) (*grpcserver.ServerMetrics, error) {
 	if registerer != nil {
 		if err := registerer.Register(s.panics); err != nil {
 			return nil, fmt.Errorf("register metrics of the private API: %w", err)

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
@@ -27,6 +26,7 @@ import (
 	"gitlab.com/agentk/agentk/api/configurationproject"
 	"gitlab.com/agentk/agentk/api/entity"
 	"gitlab.com/agentk/agentk/api/serverinfo/rpc"
+	"gitlab.com/agentk/agentk/internal/grpcserver"
 	"gitlab.com/agentk/agentk/internal/version"
 )
 
@@ -133,7 +133,9 @@ func TestMetrics(t *testing.T) {
 	t.Run("shared with another server", func(t *testing.T) {
 		f := start(t, func(c *Config) {
 			registry := prometheus.NewRegistry()
-			registry.MustRegister(grpcprom.NewServerMetrics())
+			if _, err := grpcserver.Metrics(registry); err != nil {
+				t.Fatal(err)
+			}
 			c.Registerer = registry
 		})
 		if _, err := rpc.NewServerInfoClient(f.dial(t)).GetServerInfo(asRails(t), &rpc.GetServerInfoRequest{}); err != nil {

@@ -35,7 +35,7 @@ const (
 	echoMethod  = "Echo"
 	extension   = "ext.Service/Method"
 	// patience is how long a test waits for what must happen.
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // fleet is what the replicas of a test share.

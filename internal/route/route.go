@@ -82,8 +82,10 @@ type Router struct {
 	cfg      Config
 	watches  *watches // nil: this kas runs single
 	duration *prometheus.HistogramVec
-	timeouts prometheus.Counter
-	hops     *prometheus.CounterVec
+	// success and aborted are of duration.
+	success, aborted prometheus.Observer
+	timeouts         prometheus.Counter
+	hops             *prometheus.CounterVec
 }
 
 // New returns a Router. With Others, Run must be running.
@@ -104,6 +106,7 @@ func New(cfg Config) *Router {
 			Help: "Times another kas was asked for a stream of an agent, by what came of it",
 		}, []string{"outcome"}),
 	}
+	r.success, r.aborted = r.duration.WithLabelValues("success"), r.duration.WithLabelValues("aborted")
 	cfg.Registerer.MustRegister(r.duration, r.timeouts, r.hops)
 	if o := cfg.Others; o != nil {
 		lastSeen := cfg.LastSeen
@@ -141,24 +144,21 @@ func (r *Router) Open(ctx context.Context, q Request) (Call, error) {
 func (r *Router) open(ctx context.Context, q Request, eager bool) (Call, error) {
 	started := time.Now()
 	wanted := append([]string{q.Service + "/" + q.Method}, q.Require...)
-	if announced, connected := r.cfg.Registry.Announces(q.AgentID, wanted...); connected && !announced && r.watches == nil {
-		return nil, unsupported(wanted)
-	}
 	// Each turn uses a stream up: of a connection that was cut, all that were parked may turn out to be dead.
 	for time.Since(started) < waitLimit {
 		found, err := r.find(ctx, q, wanted, started, eager)
 		if err != nil {
-			r.duration.WithLabelValues("aborted").Observe(time.Since(started).Seconds())
+			r.aborted.Observe(time.Since(started).Seconds())
 			return nil, err
 		}
 		call, err := found.open(ctx, q)
 		if err != nil {
 			continue // dead before it was asked anything: another one will do
 		}
-		r.duration.WithLabelValues("success").Observe(time.Since(started).Seconds())
+		r.success.Observe(time.Since(started).Seconds())
 		return call, nil
 	}
-	r.duration.WithLabelValues("aborted").Observe(time.Since(started).Seconds())
+	r.aborted.Observe(time.Since(started).Seconds())
 	return nil, fault.New(fault.Unavailable, fault.Agent, "Find tunnel failed: every stream of the agent broke before it could be used")
 }
 
@@ -178,6 +178,9 @@ func (r *Router) find(ctx context.Context, q Request, wanted []string, started t
 	}
 	if r.watches != nil {
 		return r.search(ctx, q, wanted, started)
+	}
+	if announced, connected := r.cfg.Registry.Announces(q.AgentID, wanted...); connected && !announced {
+		return nil, unsupported(wanted)
 	}
 	presence := r.cfg.Registry.Presence(q.AgentID)
 	seen := r.lastSeen(ctx, q.AgentID, presence)

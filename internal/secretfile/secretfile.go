@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// maxSize bounds what is read; no token is longer.
-const maxSize = 1 << 20
+const (
+	// maxSize bounds what is read; no token is longer.
+	maxSize = 1 << 20
+	// lookAgain is how long Recent answers without a look at the file.
+	lookAgain = time.Second
+)
 
 // File is a secret in a file. It is safe for concurrent use.
 type File struct {
@@ -20,6 +24,10 @@ type File struct {
 	mu     sync.Mutex
 	info   os.FileInfo
 	secret string
+	// recent is what Recent answers until lookAgain after looked.
+	recent    string
+	recentErr error
+	looked    time.Time
 }
 
 // New returns the secret in the file at path. Nothing is read yet.
@@ -30,6 +38,22 @@ func New(path string) *File { return &File{path: path} }
 func (f *File) Read() (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.read()
+}
+
+// Recent is Read for who asks with every request: it looks at the file once a second at most.
+func (f *File) Recent() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); f.looked.IsZero() || now.Sub(f.looked) >= lookAgain {
+		f.looked = now
+		f.recent, f.recentErr = f.read()
+	}
+	return f.recent, f.recentErr
+}
+
+// read is Read with mu held.
+func (f *File) read() (string, error) {
 	info, err := os.Stat(f.path)
 	if err != nil {
 		return "", err

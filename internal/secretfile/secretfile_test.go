@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestFile_Read(t *testing.T) {
@@ -33,6 +35,32 @@ func TestFile_Read(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Recent asks the file system once a second at most, also while there is no file.
+func TestFile_Recent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		f := New(path)
+		expect := func(want string) {
+			t.Helper()
+			if got, err := f.Recent(); got != want || (err == nil) != (want != "") {
+				t.Errorf("got %q, %v, want %q", got, err, want)
+			}
+		}
+		before := ""
+		expect(before)
+		for _, contents := range []string{"first", "second", "\n"} {
+			if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(lookAgain - time.Nanosecond)
+			expect(before)
+			time.Sleep(time.Nanosecond)
+			before = strings.TrimSpace(contents)
+			expect(before)
+		}
+	})
 }
 
 func TestFile_Replaced(t *testing.T) {

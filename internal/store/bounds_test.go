@@ -24,13 +24,17 @@ func TestMemory_KeepsNothingForever(t *testing.T) {
 		if _, err := m.Allow(ctx, fmt.Sprint(i), 1, time.Minute); err != nil {
 			t.Fatal(err)
 		}
+		if err := m.Refuse(ctx, fmt.Sprint(i), "no", time.Minute); err != nil {
+			t.Fatal(err)
+		}
 	}
 	now = now.Add(LastSeenFor + time.Hour)
 	if err := m.UnregisterAgent(ctx, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	if a, p, s, u, l := len(m.agents), len(m.projects), m.seen.order.Len(), len(m.tunnels), len(m.limits); a+p+s+u+l != 0 {
-		t.Errorf("still there: %d agents, %d projects, %d sightings, %d tunnels, %d limits", a, p, s, u, l)
+	a, p, s, u, l, r := len(m.agents), len(m.projects), m.seen.order.Len(), len(m.tunnels), len(m.limits), len(m.refusals)
+	if a+p+s+u+l+r != 0 {
+		t.Errorf("still there: %d agents, %d projects, %d sightings, %d tunnels, %d limits, %d refusals", a, p, s, u, l, r)
 	}
 }
 
@@ -42,8 +46,13 @@ func TestMemory_MadeUpTokensAreBounded(t *testing.T) {
 			t.Fatalf("key %d: %t %v", i, ok, err)
 		}
 	}
-	if len(m.limits) > maxLimitKeys {
-		t.Errorf("%d counters", len(m.limits))
+	for i := range maxRefusals + 100 {
+		if err := m.Refuse(t.Context(), fmt.Sprint(i), "no", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(m.limits) > maxLimitKeys || len(m.refusals) > maxRefusals {
+		t.Errorf("%d counters, %d refusals", len(m.limits), len(m.refusals))
 	}
 }
 

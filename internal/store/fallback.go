@@ -230,6 +230,25 @@ func (f *Fallback) Allow(ctx context.Context, key string, limit uint32, window t
 	return f.local.Allow(ctx, key, limit, window)
 }
 
+// Refuse implements Refusals. What the shared store does not take is known to this process, and not told later: it is soon over.
+func (f *Fallback) Refuse(ctx context.Context, key, reason string, ttl time.Duration) error {
+	if err := f.shared.Refuse(ctx, key, reason, ttl); err != nil {
+		f.failed("refuse", err)
+		return f.local.Refuse(ctx, key, reason, ttl)
+	}
+	return nil
+}
+
+// Refused implements Refusals.
+func (f *Fallback) Refused(ctx context.Context, key string) (string, time.Duration, error) {
+	reason, left, err := f.shared.Refused(ctx, key)
+	if err != nil {
+		f.failed("refused", err)
+		return f.local.Refused(ctx, key)
+	}
+	return reason, left, nil
+}
+
 // AgentsByID implements Agents.
 func (f *Fallback) AgentsByID(ctx context.Context, agentIDs ...int64) ([]*agenttracker.ConnectedAgentInfo, error) {
 	return f.agents("agents_by_id", func(a Agents) ([]*agenttracker.ConnectedAgentInfo, error) { return a.AgentsByID(ctx, agentIDs...) })

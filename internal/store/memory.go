@@ -14,6 +14,8 @@ const (
 	maxLastSeen = 100_000
 	// maxLimitKeys bounds the counters of rate limits: keys come from tokens that nobody has checked yet.
 	maxLimitKeys = 100_000
+	// maxRefusals bounds the refusals, for the same reason.
+	maxRefusals = 100_000
 )
 
 // MemoryConfig configures a Memory.
@@ -38,6 +40,7 @@ type Memory struct {
 	watchers  map[int64]map[*watcher]struct{}
 	events    map[chan string]struct{}
 	limits    map[string]counter
+	refusals  map[string]refusal
 	nextSweep time.Time
 }
 
@@ -58,6 +61,7 @@ func NewMemory(cfg MemoryConfig) *Memory {
 		watchers: map[int64]map[*watcher]struct{}{},
 		events:   map[chan string]struct{}{},
 		limits:   map[string]counter{},
+		refusals: map[string]refusal{},
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -79,6 +83,11 @@ func (m *Memory) sweep(now time.Time) {
 	for key, c := range m.limits {
 		if !now.Before(c.end) {
 			delete(m.limits, key)
+		}
+	}
+	for key, r := range m.refusals {
+		if !now.Before(r.end) {
+			delete(m.refusals, key)
 		}
 	}
 }

@@ -79,10 +79,20 @@ type Limits interface {
 	Allow(ctx context.Context, key string, limit uint32, window time.Duration) (bool, error)
 }
 
+// Refusals knows what GitLab has refused lately, so that one replica need not ask what another one knows.
+type Refusals interface {
+	// Refuse remembers for ttl that key was refused, and why. A second call replaces the first.
+	Refuse(ctx context.Context, key, reason string, ttl time.Duration) error
+	// Refused says why a key was refused and for how long that is to be believed, by the clocks of this replica and of the one that
+	// was told; 0: nothing is known.
+	Refused(ctx context.Context, key string) (reason string, left time.Duration, err error)
+}
+
 // Store is everything the replicas share.
 type Store interface {
 	Agents
 	Tunnels
 	Events
 	Limits
+	Refusals
 }

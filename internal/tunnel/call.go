@@ -49,111 +49,163 @@ func mustMarshal(m proto.Message) []byte {
 	return raw
 }
 
-// call is one call in progress at the agent. The slot's goroutine receives, the handler's goroutine sends.
+// call is one call in progress at the agent. The handler runs on the slot's goroutine, and receives there from the stream itself until
+// it calls Ahead.
 type call struct {
 	stream grpc.ClientStream
 	cancel context.CancelCauseFunc
-	// queue holds request messages. It is closed when no more will come; recvErr, set before, says why.
-	queue   chan mem.BufferSlice
-	recvErr error
-	// headerSent belongs to the handler's goroutine.
+	// ahead is nil until the handler asks for it; then its goroutine is the one that receives.
+	ahead *ahead
+
+	// Of whoever receives. over is why no request message follows any more: io.EOF when kas has half-closed, or the end of the call.
+	over error
+	// ended: the stream has ended; streamErr is its own error.
+	ended     bool
+	streamErr error
+
+	// headerSent belongs to who sends.
 	headerSent bool
 }
 
-func newCall(stream grpc.ClientStream, cancel context.CancelCauseFunc) *call {
-	return &call{stream: stream, cancel: cancel, queue: make(chan mem.BufferSlice, queueLen)}
+// ahead is a call's second goroutine, which receives while the handler does something else.
+type ahead struct {
+	// queue holds request messages and is closed when no more will come; nil: no more were to come.
+	queue chan mem.BufferSlice
+	// handled is closed when nobody wants what is received any more.
+	handled chan struct{}
+	// done is closed when the stream has ended.
+	done chan struct{}
 }
 
 // serve runs the call to its end. The returned error is the stream's, not the call's.
 func (c *call) serve(ctx context.Context, p *Pool, method string, meta metadata.MD) error {
-	handled := make(chan struct{})
-	var timeout *time.Timer
-	go func() { // serve waits for it
-		defer close(handled)
-		handler := p.handlers[method]
-		err := p.handle(func() error {
-			if handler == nil {
-				return fault.New(fault.Unimplemented, fault.Agent, "agent does not serve %s", method)
-			}
-			return handler(ctx, meta, c)
-		})
-		if c.conclude(err) != nil {
-			c.cancel(errors.New("the tunnel stream is lost"))
+	handler := p.handlers[method]
+	err := p.handle(func() error {
+		if handler == nil {
+			return fault.New(fault.Unimplemented, fault.Agent, "agent does not serve %s", method)
 		}
-		patience := endTimeout
-		if err != nil {
-			patience = failTimeout
+		return handler(ctx, meta, c)
+	})
+	if c.conclude(err) != nil {
+		c.cancel(errors.New("the tunnel stream is lost"))
+	}
+	patience := endTimeout
+	if err != nil {
+		patience = failTimeout
+	}
+	timeout := time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
+	defer timeout.Stop()
+	return c.waitForEnd()
+}
+
+// waitForEnd waits until kas has ended the stream, and drops what still comes.
+func (c *call) waitForEnd() error {
+	if c.ahead == nil {
+		for !c.ended {
+			c.next().Free()
 		}
-		timeout = time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
-	}()
-	err := c.receive(handled)
-	<-handled
-	timeout.Stop()
-	for {
-		select {
-		case msg, more := <-c.queue:
-			if more {
-				msg.Free()
-				continue
-			}
-		default:
+		return c.streamErr
+	}
+	close(c.ahead.handled)
+	<-c.ahead.done
+	if c.ahead.queue != nil {
+		for msg := range c.ahead.queue {
+			msg.Free()
 		}
-		return err
+	}
+	return c.streamErr
+}
+
+// next receives until there is a request message, or nil and over is set.
+func (c *call) next() mem.BufferSlice {
+	raw := frame.Raw{}
+	if err := c.stream.RecvMsg(&raw); err != nil {
+		c.cancel(errors.New("kas ended the request"))
+		c.ended = true
+		why := error(status.Error(codes.Canceled, "kas ended the request"))
+		if !errors.Is(err, io.EOF) {
+			c.streamErr, why = err, err
+		}
+		c.stop(why)
+		return nil
+	}
+	member, err := frame.Member(raw.Data, frame.ConnectCloseSend)
+	switch {
+	case err == nil && c.over == nil && member == frame.ConnectResponseMessage:
+		payload, err := frame.Unwrap(raw.Data, member)
+		if err == nil {
+			return payload
+		}
+	case err == nil && c.over == nil && member == frame.ConnectCloseSend:
+		raw.Data.Free()
+		c.over = io.EOF
+		return nil
+	default:
+		raw.Data.Free()
+	}
+	breach := fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: message out of order or malformed")
+	c.cancel(breach)
+	c.ended, c.streamErr = true, breach
+	c.stop(breach)
+	return nil
+}
+
+// stop sets why no request message follows, unless kas has half-closed before.
+func (c *call) stop(why error) {
+	if c.over == nil {
+		c.over = why
 	}
 }
 
-// receive reads the stream until kas ends it, so that an abort is noticed also while the handler waits for the cluster.
-func (c *call) receive(handled <-chan struct{}) error {
-	open := true
-	done := func(why error) {
-		if open {
-			open = false
-			c.recvErr = why
-			close(c.queue)
-		}
+// Ahead implements httpgrpc.ResponderStream.
+func (c *call) Ahead() {
+	if c.ahead != nil {
+		return
 	}
-	for {
-		raw := frame.Raw{}
-		if err := c.stream.RecvMsg(&raw); err != nil {
-			c.cancel(errors.New("kas ended the request"))
-			if errors.Is(err, io.EOF) {
-				done(status.Error(codes.Canceled, "kas ended the request"))
-				return nil
+	a := &ahead{handled: make(chan struct{}), done: make(chan struct{})}
+	if c.over == nil {
+		a.queue = make(chan mem.BufferSlice, queueLen)
+	}
+	c.ahead = a
+	go c.receive(a) // waitForEnd waits for it
+}
+
+// receive reads the stream until kas ends it, so that an abort is noticed also while the handler waits for the cluster.
+func (c *call) receive(a *ahead) {
+	defer close(a.done)
+	open := c.over == nil
+	for !c.ended {
+		msg := c.next()
+		switch {
+		case c.over == nil:
+			select {
+			case a.queue <- msg:
+			case <-a.handled:
+				msg.Free()
 			}
-			done(err)
-			return err
+		case open:
+			open = false
+			close(a.queue)
 		}
-		member, err := frame.Member(raw.Data, frame.ConnectCloseSend)
-		if err == nil && open && member == frame.ConnectResponseMessage {
-			if payload, err := frame.Unwrap(raw.Data, member); err == nil {
-				select {
-				case c.queue <- payload:
-				case <-handled:
-					payload.Free()
-				}
-				continue
-			}
-		} else {
-			raw.Data.Free()
-		}
-		if err == nil && open && member == frame.ConnectCloseSend {
-			done(io.EOF)
-			continue
-		}
-		breach := fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: message out of order or malformed")
-		c.cancel(breach)
-		done(breach)
-		return breach
 	}
 }
 
 // Recv returns the next request message, or io.EOF when kas has half-closed.
 func (c *call) Recv() (mem.BufferSlice, error) {
-	msg, ok := <-c.queue
-	if !ok {
-		return nil, c.recvErr
+	var msg mem.BufferSlice
+	switch {
+	case c.ahead == nil && c.over == nil:
+		msg = c.next()
+		if c.over == nil {
+			return msg, nil
+		}
+	case c.ahead != nil && c.ahead.queue != nil:
+		var ok bool
+		if msg, ok = <-c.ahead.queue; ok {
+			return msg, nil
+		}
 	}
-	return msg, nil
+	return nil, c.over
 }
 
 // Send sends one response message. It owns msg.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"gitlab.com/agentk/agentk/internal/aside"
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
@@ -24,42 +25,82 @@ const (
 
 // Connect serves one ReverseTunnel/Connect stream of an authenticated agent, until it was used, retired or lost. session ends
 // with a cause when the agent may no longer be here; ageLimit ends when the stream should move to a new connection.
+//
+// Thousands of streams are parked in here. What they wait with is small, and what comes before is done aside.
 func (r *Registry) Connect(stream grpc.ServerStream, agentID int64, session, ageLimit context.Context) error {
-	t := newTunnel(agentID, peerOf(stream.Context()), stream)
-	raw, err := receiveDescriptor(session, stream, r.cfg.DescriptorTimeout)
+	c := &connecting{r: r, t: newTunnel(agentID, peerOf(stream.Context()), stream), session: session, ageLimit: ageLimit}
+	if err := aside.Do(c.park); err != nil {
+		return err
+	}
+	defer r.leave(c.t)
+	if c.wait() {
+		return c.ended()
+	}
+	// The stream should end. Whoever was given it in this very moment keeps it.
+	if r.withdraw(c.t) {
+		return idleEnd(stream.Context(), session)
+	}
+	return c.finish()
+}
+
+// connecting is a stream in Connect.
+type connecting struct {
+	r                 *Registry
+	t                 *Tunnel
+	session, ageLimit context.Context //nolint:containedctx // those of the one call of Connect
+	// outcome is how the call on it went, once wait has seen it; nil: the stream was retired.
+	outcome *outcome
+}
+
+// park makes the stream available.
+func (c *connecting) park() error {
+	raw, err := receiveDescriptor(c.session, c.t.stream, c.r.cfg.DescriptorTimeout)
 	if err != nil {
 		return err
 	}
-	if err := r.enter(t, raw); err != nil {
+	if err := c.r.enter(c.t, raw); err != nil {
 		return err
 	}
-	defer r.leave(t)
-	r.park(t)
+	c.r.park(c.t)
+	return nil
+}
 
+// wait waits until the stream has served, or was retired: true; or until it should end.
+func (c *connecting) wait() bool {
 	select {
-	case <-t.retired:
+	case <-c.t.retired:
+		return true
+	case o := <-c.t.finished:
+		c.outcome = &o
+		return true
+	case <-c.t.stream.Context().Done():
+	case <-c.ageLimit.Done():
+	case <-c.session.Done():
+	case <-c.r.stop:
+	}
+	return false
+}
+
+// ended is the end of a stream that has served or was retired.
+func (c *connecting) ended() error {
+	if c.outcome == nil {
 		return nil
-	case o := <-t.finished:
-		return t.end(o)
-	case <-stream.Context().Done():
-	case <-ageLimit.Done():
-	case <-session.Done():
-	case <-r.stop:
 	}
-	// The stream should end. Whoever was given it in this very moment keeps it.
-	if r.withdraw(t) {
-		return idleEnd(stream.Context(), session)
-	}
+	return c.t.end(*c.outcome)
+}
+
+// finish waits for the call that has the stream.
+func (c *connecting) finish() error {
 	select {
-	case <-t.retired:
+	case <-c.t.retired:
 		return nil
-	case o := <-t.finished:
-		return t.end(o)
-	case <-stream.Context().Done():
-		return status.FromContextError(stream.Context().Err()).Err()
-	case <-session.Done():
+	case o := <-c.t.finished:
+		return c.t.end(o)
+	case <-c.t.stream.Context().Done():
+		return status.FromContextError(c.t.stream.Context().Err()).Err()
+	case <-c.session.Done():
 		// Without this a revoked agent would keep the requests it already has.
-		return context.Cause(session)
+		return context.Cause(c.session)
 	}
 }
 

@@ -1,32 +1,69 @@
 package tunnel
 
 import (
+	"strconv"
 	"strings"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"gitlab.com/agentk/agentk/api/prototool"
+	"gitlab.com/agentk/agentk/internal/frame"
 )
 
-// toKeyValues writes metadata as it travels in RequestInfo. A key or value that a stock agent would choke on is left out.
-func toKeyValues(md metadata.MD) []*prototool.KeyValues {
-	out := make([]*prototool.KeyValues, 0, len(md))
+// Field numbers of RequestInfo.
+const (
+	infoMethod protowire.Number = 1
+	infoMeta   protowire.Number = 2
+)
+
+// requestInfo is the serialized ConnectResponse that begins a call. It is written by hand, as every request has one.
+func requestInfo(method string, meta metadata.MD, waiting int) mem.BufferSlice {
+	meta, number := legal(meta), strconv.Itoa(waiting)
+	info := frame.SizeText(method) + frame.SizePairs(meta) + frame.SizePair(MetaWaiting, number)
+	b := make([]byte, 0, frame.SizeMessage(info))
+	b = frame.OpenMessage(b, frame.ConnectRequestInfo, info)
+	b = frame.AppendText(b, infoMethod, method)
+	b = frame.AppendPairs(b, infoMeta, meta)
+	b = frame.AppendPair(b, infoMeta, MetaWaiting, number)
+	return mem.BufferSlice{mem.SliceBuffer(b)}
+}
+
+// legal leaves out keys and values that a stock agent would choke on.
+func legal(md metadata.MD) metadata.MD {
+	if allLegal(md) {
+		return md
+	}
+	out := metadata.MD{}
 	for key, values := range md {
 		if !legalKey(key) {
 			continue
 		}
-		var legal []string
 		for _, v := range values {
-			if strings.HasSuffix(key, "-bin") || printable(v) {
-				legal = append(legal, v)
+			if legalValue(key, v) {
+				out[key] = append(out[key], v)
 			}
-		}
-		if len(legal) > 0 {
-			out = append(out, keyValue(key, legal...))
 		}
 	}
 	return out
 }
+
+func allLegal(md metadata.MD) bool {
+	for key, values := range md {
+		if !legalKey(key) || len(values) == 0 {
+			return false
+		}
+		for _, v := range values {
+			if !legalValue(key, v) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func legalValue(key, v string) bool { return strings.HasSuffix(key, "-bin") || printable(v) }
 
 func keyValue(key string, values ...string) *prototool.KeyValues {
 	kv := &prototool.KeyValues{Key: []byte(key), Value: &prototool.Values{}}

@@ -15,7 +15,8 @@ import (
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 )
 
-// Handler serves one call that arrived through the tunnel. A returned error becomes the call's gRPC status.
+// Handler serves one call that arrived through the tunnel. A returned error becomes the call's gRPC status. ctx ends with the call,
+// which is noticed in Recv, and everywhere else once the handler has called Ahead.
 type Handler func(ctx context.Context, meta metadata.MD, s httpgrpc.ResponderStream) error
 
 const (

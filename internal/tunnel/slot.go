@@ -118,7 +118,7 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 		}
 	}
 	s.pool.used(l, waiting)
-	c := newCall(stream, cancel)
+	c := &call{stream: stream, cancel: cancel}
 	callCtx, end := context.WithCancelCause(streamCtx)
 	defer end(nil)
 	defer context.AfterFunc(l.calls, func() { end(context.Cause(l.calls)) })()

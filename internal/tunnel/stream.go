@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"sync"
 	"time"
 
@@ -71,9 +70,7 @@ func newTunnel(agentID int64, peer string, stream grpc.ServerStream) *Tunnel {
 
 // Start sends the call's method and metadata. It is the first use of a stream after Find.
 func (t *Tunnel) Start(method string, meta metadata.MD) error {
-	info := &reversetunnel.RequestInfo{MethodName: method, Meta: append(toKeyValues(meta), keyValue(MetaWaiting, strconv.Itoa(t.waiting)))}
-	err := t.stream.SendMsg(&reversetunnel.ConnectResponse{Msg: &reversetunnel.ConnectResponse_RequestInfo{RequestInfo: info}})
-	return sendError(err)
+	return sendError(t.stream.SendMsg(&frame.Raw{Data: requestInfo(method, meta, t.waiting)}))
 }
 
 // Send sends one serialized request message. It owns msg.

@@ -281,6 +281,7 @@ func TestCall_CallerGoesAway_HandlerIsCancelled(t *testing.T) {
 		if err := s.Send(text("started")); err != nil {
 			return err
 		}
+		s.Ahead()
 		<-ctx.Done() // like a watch that never ends by itself
 		close(cancelled)
 		return ctx.Err()
@@ -302,7 +303,8 @@ func TestCall_CallerGoesAway_HandlerIsCancelled(t *testing.T) {
 
 func TestCall_AbortUnblocksRecv(t *testing.T) {
 	l := newLine(t)
-	l.pool(10, func(ctx context.Context, _ metadata.MD, _ httpgrpc.ResponderStream) error {
+	l.pool(10, func(ctx context.Context, _ metadata.MD, s httpgrpc.ResponderStream) error {
+		s.Ahead()
 		<-ctx.Done()
 		return ctx.Err()
 	})

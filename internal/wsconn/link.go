@@ -20,6 +20,8 @@ type link struct {
 	// prefix and budget belong to the one goroutine that reads. budget is how many bytes may still come; negative is endless.
 	prefix []byte
 	budget int64
+	// ahead reads instead of Conn once the preamble is over; nil before, and where there is none.
+	ahead *readAhead
 
 	// mu guards the deadlines below; zero means none.
 	mu        sync.Mutex
@@ -40,6 +42,9 @@ func (l *link) Read(p []byte) (int, error) {
 		l.prefix = l.prefix[n:]
 		return n, nil
 	}
+	if l.ahead != nil {
+		return l.ahead.Read(p)
+	}
 	if l.budget < 0 {
 		return l.Conn.Read(p)
 	}
@@ -53,6 +58,9 @@ func (l *link) Read(p []byte) (int, error) {
 	l.budget -= int64(n)
 	return n, err
 }
+
+// readAhead begins to read more than is asked for, with a buffer only while there is something to read.
+func (l *link) readAhead() { l.ahead = newReadAhead(l.Conn) }
 
 func (l *link) Close() error {
 	err := l.Conn.Close()

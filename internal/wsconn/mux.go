@@ -177,6 +177,7 @@ func (m *Mux) preamble(raw net.Conn, release func()) {
 	}
 	// From here on the gRPC server's own connection timeout holds.
 	release()
+	conn.readAhead()
 	if conn.setEnd(time.Time{}) != nil || !m.grpc.put(conn) {
 		_ = conn.Close()
 	}

@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// serverReadBuffer is small because kas holds one per agent; larger reads bypass it.
-const serverReadBuffer = 8 << 10
+// serverReadBuffer takes a control frame, no more: kas holds one per agent, and the link below reads ahead.
+const serverReadBuffer = 128
 
 // wrongSubprotocol is the reason given to a peer that does not offer ours.
 const wrongSubprotocol = "the client must offer the subprotocol " + Subprotocol
@@ -50,6 +50,7 @@ func (m *Mux) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l.release()
+	l.readAhead()
 	conn := newConn(ws, l)
 	switch {
 	case ws.Subprotocol() != Subprotocol:

@@ -75,6 +75,7 @@ func (c *conn) dial() bool {
 	})
 	server, err := c.link.cfg.Dial(ctx)
 	if err != nil {
+		c.broke(ToServer, err)
 		return false
 	}
 	c.mu.Lock()

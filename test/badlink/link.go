@@ -20,6 +20,8 @@ type Config struct {
 	Port int
 	// Parse makes places in the protocols known, for Cut. It costs some nanoseconds for every byte.
 	Parse bool
+	// Broken is told of connections that an end broke off, or that reached no server, unless it is nil. It must not wait.
+	Broken func(Break)
 }
 
 // To is a Dial that leads to a fixed address.
@@ -32,9 +34,10 @@ func To(address string) func(context.Context) (net.Conn, error) {
 
 // Link is a listening proxy.
 type Link struct {
-	cfg  Config
-	port *reservation
-	work sync.WaitGroup
+	cfg     Config
+	port    *reservation
+	work    sync.WaitGroup
+	buffers sync.Pool // of *[chunk]byte
 
 	// mu guards all below.
 	mu         sync.Mutex
@@ -172,6 +175,21 @@ func (l *Link) now() (Conditions, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.conditions, l.changed
+}
+
+// buffer is one of the link's, or a new one.
+func (l *Link) buffer() *[chunk]byte {
+	if b, ok := l.buffers.Get().(*[chunk]byte); ok {
+		return b
+	}
+	return new([chunk]byte)
+}
+
+// plain says whether bytes that go this way just pass: nobody looks at them or slows them down.
+func (l *Link) plain(d Direction) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.cfg.Parse && l.cuts[d] == nil && l.conditions.BytesPerSecond == 0
 }
 
 func (l *Link) accept(listener net.Listener) {

@@ -13,17 +13,30 @@ import (
 )
 
 func TestLink_WithoutFaults_CarriesEverythingAndBothHalves(t *testing.T) {
+	for name, conditions := range map[string]Conditions{"perfect": {}, "delayed": {RTT: 20 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) { carriesEverything(t, conditions) })
+	}
+}
+
+// carriesEverything sends bytes in writes of all sizes and wants them back, and then the end.
+func carriesEverything(t *testing.T, conditions Conditions) {
+	t.Helper()
 	l := through(t, Config{Dial: To(serve(t, func(c *net.TCPConn) {
 		got, err := io.ReadAll(c) // until the client has ended its half
 		if err == nil {
 			_, _ = c.Write(got)
 		}
 	}))})
+	set(t, l, conditions)
 	c := dial(t, l)
 	sent := make([]byte, 3<<20)
 	_, _ = rand.Read(sent)
-	if _, err := c.Write(sent); err != nil {
-		t.Fatal(err)
+	for rest, size := sent, 1; len(rest) > 0; size = size*3/2 + 1 {
+		n, err := c.Write(rest[:min(size, len(rest))])
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
 	}
 	if err := c.CloseWrite(); err != nil {
 		t.Fatal(err)

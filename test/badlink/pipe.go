@@ -1,6 +1,7 @@
 package badlink
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -21,10 +22,18 @@ const (
 
 // parcel is what was read at once, or the end of it all.
 type parcel struct {
-	data []byte
-	due  time.Time // when it arrives
-	end  end
+	data   []byte
+	buffer *[chunk]byte // which data is part of and goes back to the link; nil: data is its own
+	due    time.Time    // when it arrives
+	end    end
 }
+
+const (
+	// small is up to which size a read is copied, so that its buffer is not held while it is under way.
+	small = 2 << 10
+	// batch is the most parcels that are written at once.
+	batch = 16
+)
 
 // pipe is one direction of a connection: what a reader takes waits in a queue until it is due, for a writer.
 type pipe struct {
@@ -49,16 +58,22 @@ func newPipe(c *conn, d Direction) *pipe {
 
 // read takes what one end sends, until that ends or the connection is over.
 func (p *pipe) read(from *net.TCPConn) {
+	l := p.conn.link
+	buffer := l.buffer()
+	defer func() { l.buffers.Put(buffer) }()
 	for {
-		buffer := make([]byte, chunk)
-		n, err := from.Read(buffer)
+		n, err := from.Read(buffer[:])
 		if n > 0 {
 			p.conn.last.Store(time.Now().UnixNano())
 		}
-		if p.conn.silentIn(p.way) {
+		switch {
+		case p.conn.silentIn(p.way):
 			p.lost.Store(true)
-		} else if n > 0 {
-			p.push(parcel{data: buffer[:n]})
+		case n > small:
+			p.push(parcel{data: buffer[:n], buffer: buffer})
+			buffer = l.buffer()
+		case n > 0:
+			p.push(parcel{data: bytes.Clone(buffer[:n])})
 		}
 		if err == nil {
 			continue
@@ -66,6 +81,9 @@ func (p *pipe) read(from *net.TCPConn) {
 		last := parcel{end: broken}
 		if errors.Is(err, io.EOF) {
 			last.end = finished
+		}
+		if last.end == broken {
+			p.conn.broke(p.way.opposite(), err)
 		}
 		if p.lost.Load() {
 			last.end = unheard
@@ -89,40 +107,66 @@ func (p *pipe) push(item parcel) {
 	p.moved.Broadcast()
 }
 
-// pop waits for a parcel and until it is due; false: the connection is over.
-func (p *pipe) pop() (parcel, bool) {
+// pop waits for a parcel and until it is due, and takes those with it that are due as well; false: the connection is over. What was taken
+// counts as under way until passed.
+func (p *pipe) pop(into []parcel) ([]parcel, bool) {
 	p.mu.Lock()
 	for len(p.queue) == 0 && !p.over() {
 		p.moved.Wait()
 	}
 	if p.over() {
 		p.mu.Unlock()
-		return parcel{}, false
+		return nil, false
 	}
-	item := p.queue[0]
-	p.queue = p.queue[1:]
+	first := p.queue[0]
 	p.mu.Unlock()
-	alive := p.sleep(item.due)
-	// Only now there is room again: what is under way counts.
+	if !p.sleep(first.due) {
+		return nil, false
+	}
 	p.mu.Lock()
-	p.bytes -= len(item.data)
+	defer p.mu.Unlock()
+	now := time.Now()
+	into = append(into, first)
+	for _, item := range p.queue[1:] {
+		if len(into) == batch || item.end != open || first.end != open || item.due.After(now) {
+			break
+		}
+		into = append(into, item)
+	}
+	clear(p.queue[:len(into)])
+	p.queue = p.queue[len(into):]
+	return into, true
+}
+
+// passed makes room for what follows: what was under way has arrived.
+func (p *pipe) passed(items []parcel) {
+	p.mu.Lock()
+	for _, item := range items {
+		p.bytes -= len(item.data)
+	}
 	p.moved.Broadcast()
 	p.mu.Unlock()
-	return item, alive
+	for _, item := range items {
+		if item.buffer != nil {
+			p.conn.link.buffers.Put(item.buffer)
+		}
+	}
 }
 
 // write gives the other end what is due.
 func (p *pipe) write(to *net.TCPConn) {
+	room := make([]parcel, 0, batch)
 	for {
-		item, ok := p.pop()
+		items, ok := p.pop(room)
 		if !ok {
 			return
 		}
-		switch item.end {
+		switch items[0].end {
 		case open:
-			if !p.deliver(to, item.data) {
+			if !p.deliverAll(to, items) {
 				return
 			}
+			p.passed(items)
 		case finished:
 			_ = to.CloseWrite()
 			return
@@ -133,6 +177,39 @@ func (p *pipe) write(to *net.TCPConn) {
 			return
 		}
 	}
+}
+
+// deliverAll writes parcels, in one go where nothing has to be done with their bytes; false: the connection is over.
+func (p *pipe) deliverAll(to *net.TCPConn, items []parcel) bool {
+	if len(items) == 1 || !p.conn.link.plain(p.way) || p.lost.Load() {
+		for _, item := range items {
+			if !p.deliver(to, item.data) {
+				return false
+			}
+		}
+		return true
+	}
+	var together net.Buffers
+	for _, item := range items {
+		together = append(together, item.data)
+	}
+	n, err := together.WriteTo(to)
+	p.arrived.Add(n)
+	return p.written(err)
+}
+
+// written says whether a write has left the connection as it is: one that failed because the other end is silent has lost bytes.
+func (p *pipe) written(err error) bool {
+	if err == nil {
+		return true
+	}
+	p.conn.broke(p.way, err)
+	if !p.conn.silentIn(p.way.opposite()) {
+		p.conn.reset()
+		return false
+	}
+	p.lost.Store(true)
+	return true
 }
 
 // deliver writes as fast as the link is; false: the connection is over.
@@ -155,12 +232,8 @@ func (p *pipe) deliver(to *net.TCPConn, data []byte) bool {
 			close(hit)
 			return false
 		}
-		if err != nil {
-			if !p.conn.silentIn(p.way.opposite()) {
-				p.conn.reset()
-				return false
-			}
-			p.lost.Store(true)
+		if !p.written(err) {
+			return false
 		}
 	}
 	return true

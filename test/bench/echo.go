@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -13,33 +12,47 @@ import (
 	"time"
 )
 
-// keystrokes is how many single bytes one measurement sends.
-const keystrokes = 500
+const echoPath = "/api/v1/namespaces/default/pods/p/exec"
 
-// echo opens an upgraded connection and returns the median time, in milliseconds, from a byte sent to the byte coming back: what
-// a user of "kubectl exec -it" feels per key.
-func (t target) echo(ctx context.Context, path string) (float64, error) {
-	u, err := url.Parse(t.base + path)
+// echoes is what a user of "kubectl exec -it" feels per key.
+func echoes(ctx context.Context, st *stage) ([]row, error) {
+	s, err := st.plain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	direct, line, err := alternate(ctx, st.effort, s.fakeDirect.echo, s.fakeLine.echo)
+	if err != nil {
+		return nil, err
+	}
+	return []row{figure("echo_p50_ms", "ms", direct, line, most(added, 0.3))},
+		st.profile(ctx, s, s.fakeAgent, "echo", func(ctx context.Context, d time.Duration) error {
+			_, err := s.fakeLine.echo(ctx, d)
+			return err
+		})
+}
+
+// echo opens an upgraded connection, sends single bytes for a while, and returns the median time, in milliseconds, from a byte sent to
+// the byte coming back.
+func (t target) echo(ctx context.Context, d time.Duration) (float64, error) {
+	u, err := url.Parse(t.base + echoPath)
 	if err != nil {
 		return 0, err
 	}
-	dialer := &tls.Dialer{Config: t.client.Transport.(*http.Transport).TLSClientConfig.Clone()}
-	dialer.Config.NextProtos = []string{"http/1.1"}
-	conn, err := dialer.DialContext(ctx, "tcp", u.Host)
+	conn, err := t.dial(ctx, u)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(d + wireLimit)); err != nil {
 		return 0, err
 	}
 	r, err := upgrade(conn, u, t.header)
 	if err != nil {
 		return 0, err
 	}
-	times := make([]time.Duration, 0, keystrokes)
+	times := make([]time.Duration, 0, 1<<14)
 	key := []byte{'k'}
-	for range keystrokes {
+	for end := time.Now().Add(d); ; {
 		at := time.Now()
 		if _, err := conn.Write(key); err != nil {
 			return 0, err
@@ -48,6 +61,9 @@ func (t target) echo(ctx context.Context, path string) (float64, error) {
 			return 0, err
 		}
 		times = append(times, time.Since(at))
+		if at.After(end) {
+			break
+		}
 	}
 	slices.Sort(times)
 	return float64(times[len(times)/2]) / float64(time.Millisecond), nil

@@ -1,18 +1,82 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
 )
 
 // fakeCommand, as the only argument, turns this program into the fake API server, so that it runs as a process of its own.
 const fakeCommand = "fake-apiserver"
+
+// fakeProcess is the fake API server as the others see it.
+type fakeProcess struct {
+	dir, url  string
+	authority *line.Authority
+	cmd       *exec.Cmd
+}
+
+// startFake starts this program as the fake API server.
+func startFake() (*fakeProcess, error) {
+	dir, err := os.MkdirTemp("", "bench-fake-")
+	if err != nil {
+		return nil, err
+	}
+	f := &fakeProcess{dir: dir}
+	if err := f.start(); err != nil {
+		f.stop()
+		return nil, fmt.Errorf("fake API server: %w", err)
+	}
+	return f, nil
+}
+
+func (f *fakeProcess) start() error {
+	var err error
+	if f.authority, err = line.NewAuthority(f.dir); err != nil {
+		return err
+	}
+	certificate, key, err := f.authority.Issue("fake-apiserver", "127.0.0.1")
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	f.cmd = exec.Command(self, fakeCommand)
+	f.cmd.Env = append(os.Environ(), "FAKE_CERT="+certificate, "FAKE_KEY="+key)
+	f.cmd.Stderr = os.Stderr
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := f.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := f.cmd.Start(); err != nil {
+		return err
+	}
+	address, err := bufio.NewReader(out).ReadString('\n')
+	f.url = "https://" + strings.TrimSpace(address)
+	return err
+}
+
+func (f *fakeProcess) stop() {
+	if f.cmd != nil && f.cmd.Process != nil {
+		_ = f.cmd.Process.Kill()
+		_ = f.cmd.Wait()
+	}
+	_ = os.RemoveAll(f.dir)
+}
 
 // fakeAPIServer is an API server that costs next to nothing: what is measured against it is the line's own cost. It serves TLS
 // with the certificate and key named in the environment, and writes its address to standard output.
@@ -26,19 +90,31 @@ func fakeAPIServer() error {
 		return err
 	}
 	fmt.Println(ln.Addr())
-	body := []byte(strings.Repeat("x", 512))
 	server := &http.Server{
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Upgrade") == "" {
-				_, _ = w.Write(body)
-				return
-			}
-			echoBack(w)
-		}),
+		Handler:           fakeHandler(),
 	}
 	return server.ServeTLS(ln, "", "")
+}
+
+// fakeHandler answers small requests with 512 bytes, those for configmaps with 50 MB, and upgrades with sinks and an echo.
+func fakeHandler() http.Handler {
+	small, large := bytes.Repeat([]byte("x"), 512), bytes.Repeat([]byte("x"), bulkObjects*bulkSize)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Upgrade") == "" && strings.HasSuffix(r.URL.Path, "/configmaps"):
+			_, _ = w.Write(large) // the client may have gone
+		case r.Header.Get("Upgrade") == "":
+			_, _ = w.Write(small)
+		case wantsWebSocket(r) && strings.HasSuffix(r.URL.Path, "/portforward"):
+			forwardSink(w, r)
+		case wantsWebSocket(r):
+			execSink(w, r)
+		default:
+			echoBack(w)
+		}
+	})
 }
 
 // echoBack accepts an upgrade and returns every byte.

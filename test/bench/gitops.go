@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/kube"
@@ -38,13 +37,17 @@ type syncScene struct {
 
 // gitopsRows measure the first apply of 500 objects, a pass that finds nothing to do, and the change of one object: by an agent that
 // follows a repository, and by kubectl with an ApplySet.
-func gitopsRows(ctx context.Context, progress func(string)) ([]row, error) {
+func gitopsRows(ctx context.Context, _ effort, progress func(string)) ([]row, error) {
 	progress("GitOps: starting etcd, kube-apiserver, kas and agentk")
 	s := &syncScene{}
 	defer s.stop()
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
+	return calmly(ctx, s.daemons(), progress, func() ([]row, error) { return s.rows(ctx, progress) })
+}
+
+func (s *syncScene) rows(ctx context.Context, progress func(string)) ([]row, error) {
 	var rows []row
 	for _, step := range []struct {
 		name    string
@@ -57,11 +60,11 @@ func gitopsRows(ctx context.Context, progress func(string)) ([]row, error) {
 	} {
 		ours, err := s.measure(ctx, step.prepare)
 		if err != nil {
-			return nil, fmt.Errorf("GitOps, %s: %w", step.name, err)
+			return rows, fmt.Errorf("GitOps, %s: %w", step.name, err)
 		}
 		theirs, err := s.kubectl(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("kubectl, %s: %w", step.name, err)
+			return rows, fmt.Errorf("kubectl, %s: %w", step.name, err)
 		}
 		progress(fmt.Sprintf("GitOps %s: agent %+v, kubectl %+v", step.name, ours, theirs))
 		rows = append(rows, compare("gitops_"+step.name, theirs, ours, step.changed)...)
@@ -71,23 +74,20 @@ func gitopsRows(ctx context.Context, progress func(string)) ([]row, error) {
 
 // compare makes rows of two costs. A pass without changes has a goal: one LIST per kind.
 func compare(name string, direct, ours cost, changed bool) []row {
-	figure := func(what, unit string, d, l float64) row {
-		r := row{Name: name + "_" + what, Unit: unit, Direct: d, Line: l, OK: true}
-		if d > 0 {
-			r.Ratio = l / d
-			r.Min, r.Max = r.Ratio, r.Ratio
-		}
-		return r
+	one := func(what, unit string, direct, ours float64, g goal) row {
+		return figure(name+"_"+what, unit, []float64{direct}, []float64{ours}, g)
+	}
+	calls := goal{}
+	if !changed {
+		calls = most(plain, syncKinds)
 	}
 	rows := []row{
-		figure("calls", "requests", direct.calls, ours.calls),
-		figure("cpu", "s", direct.cpu, ours.cpu), figure("rss", "MiB", direct.memory, ours.memory),
+		one("calls", "requests", direct.calls, ours.calls, calls),
+		one("cpu", "s", direct.cpu, ours.cpu, goal{}), one("rss", "MiB", direct.memory, ours.memory, goal{}),
 	}
-	if changed {
-		return append([]row{figure("wall", "s", direct.seconds, ours.seconds)}, rows...)
+	if changed { // otherwise the wall time would be that of the wait for the interval
+		return append([]row{one("wall", "s", direct.seconds, ours.seconds, goal{})}, rows...)
 	}
-	// Its wall time would be that of the wait for the interval.
-	rows[0].Goal, rows[0].OK = fmt.Sprintf("line <= %d", syncKinds), ours.calls <= syncKinds
 	return rows
 }
 
@@ -108,6 +108,14 @@ func (s *syncScene) start(ctx context.Context) error {
 		}},
 	})
 	return err
+}
+
+// daemons are kas and the agent, without its engine.
+func (s *syncScene) daemons() []watched {
+	return []watched{
+		{name: "kas", pid: s.l.KasPID(), page: s.l.KasPage},
+		{name: "agentk", pid: s.l.AgentPID(agent), page: func(ctx context.Context, path string) (string, error) { return s.l.AgentPage(ctx, agent, path) }},
+	}
 }
 
 func (s *syncScene) stop() {
@@ -233,15 +241,10 @@ func (s *syncScene) kubectl(ctx context.Context) (cost, error) {
 	cmd := s.cluster.KubectlCommand(ctx, s.cluster.AdminKubeconfig, "apply", "--server-side", "--prune", "--applyset=bench", "--namespace=kubectl",
 		"--filename", s.l.CloneDir(syncProject))
 	cmd.Env = append(cmd.Env, "KUBECTL_APPLYSET=true")
-	begun := time.Now()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return cost{}, fmt.Errorf("%w: %s", err, out[max(0, len(out)-500):])
+	c, err := measured(cmd)
+	if err != nil {
+		return cost{}, err
 	}
-	c := cost{seconds: time.Since(begun).Seconds(), cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
-	if used, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		c.memory = float64(used.Maxrss) / 1024
-	}
-	var err error
 	c.calls, err = s.calls(true)
 	return c, err
 }
@@ -263,9 +266,12 @@ func (s *syncScene) calls(wanted bool) (float64, error) {
 	return n, nil
 }
 
-// engine is the process id of the agent's engine, its only child.
-func (s *syncScene) engine() (int, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.l.AgentPID(agent)))
+// engine is the process id of the agent's engine.
+func (s *syncScene) engine() (int, error) { return engineOf(s.l.AgentPID(agent)) }
+
+// engineOf is the process id of an agent's engine, its only child.
+func engineOf(pid int) (int, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -280,20 +286,9 @@ func (s *syncScene) engine() (int, error) {
 
 // usage is how many seconds of CPU a process has used, and how many MiB it holds.
 func usage(pid int) (cpu, memory float64, err error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
+	if cpu, err = cpuOf(pid); err != nil {
 		return 0, 0, err
 	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(after)
-	const userField, systemField, ticks = 11, 12, 100 // the kernel's USER_HZ, the same everywhere
-	user, err1 := strconv.ParseFloat(fields[userField], 64)
-	system, err2 := strconv.ParseFloat(fields[systemField], 64)
-	statm, err3 := os.ReadFile(filepath.Join(dir, "statm"))
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return 0, 0, err
-	}
-	pages, err := strconv.ParseFloat(strings.Fields(string(statm))[1], 64)
-	return (user + system) / ticks, pages * float64(os.Getpagesize()) / (1 << 20), err
+	memory, err = memoryOf(pid, "VmRSS")
+	return cpu, memory, err
 }

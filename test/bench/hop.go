@@ -34,7 +34,7 @@ const (
 )
 
 // replicaRows are the figures of several kas.
-func replicaRows(ctx context.Context, each time.Duration, progress func(string)) ([]row, error) {
+func replicaRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	dir, err := os.MkdirTemp("", "bench-replicas-")
 	if err != nil {
 		return nil, err
@@ -46,25 +46,30 @@ func replicaRows(ctx context.Context, each time.Duration, progress func(string))
 		return nil, err
 	}
 	defer r.stop()
+	return calmly(ctx, r.daemons(), progress, func() ([]row, error) {
+		defer r.client.CloseIdleConnections()
+		return r.rows(ctx, e, progress)
+	})
+}
+
+func (r *replicas) rows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	var rows []row
 	for _, f := range []struct {
 		name, unit string
 		goal       float64
-		measure    func(context.Context, time.Duration) (float64, error)
+		measure    func(context.Context, effort) (float64, error)
 	}{
 		{"hop_added_p50_us", "us", goalHopUs, r.hopAdded},
 		{"hop_cold_ms", "ms", goalColdMs, r.hopCold},
-		{"absent_redis_cmds_s", "1/s", goalOneAbsent, func(ctx context.Context, each time.Duration) (float64, error) { return r.absent(ctx, each, 1) }},
-		{"absent_500_redis_cmds_s", "1/s", goalManyAbsent, func(ctx context.Context, each time.Duration) (float64, error) {
-			return r.absent(ctx, each, absentAgents)
-		}},
+		{"absent_redis_cmds_s", "1/s", goalOneAbsent, func(ctx context.Context, e effort) (float64, error) { return r.absent(ctx, e, 1) }},
+		{"absent_500_redis_cmds_s", "1/s", goalManyAbsent, func(ctx context.Context, e effort) (float64, error) { return r.absent(ctx, e, absentAgents) }},
 	} {
-		value, err := f.measure(ctx, each)
+		value, err := f.measure(ctx, e)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
+			return rows, fmt.Errorf("%s: %w", f.name, err)
 		}
 		progress(fmt.Sprintf("%s: %.4g %s", f.name, value, f.unit))
-		rows = append(rows, row{Name: f.name, Unit: f.unit, Line: value, Goal: fmt.Sprintf("<= %g %s", f.goal, f.unit), OK: value <= f.goal})
+		rows = append(rows, figure(f.name, f.unit, nil, []float64{value}, most(plain, f.goal)))
 	}
 	return rows, nil
 }
@@ -73,24 +78,24 @@ func replicaRows(ctx context.Context, each time.Duration, progress func(string))
 const hopRounds = 10
 
 // hopAdded is how much later the median answer comes through the kas that does not hold the agent.
-func (r *replicas) hopAdded(ctx context.Context, each time.Duration) (float64, error) {
+func (r *replicas) hopAdded(ctx context.Context, e effort) (float64, error) {
 	stop, err := r.connect(0, warmAgent)
 	if err != nil {
 		return 0, err
 	}
 	defer stop()
 	for i := range 2 { // warm
-		if _, err := r.through(i, warmAgent).load(ctx, "/version", 1, each/hopRounds); err != nil {
+		if _, err := r.through(i, warmAgent).load(ctx, "/version", 1, e.each/hopRounds); err != nil {
 			return 0, err
 		}
 	}
 	var added []float64
 	for range hopRounds {
-		own, err := r.through(0, warmAgent).load(ctx, "/version", 1, each/hopRounds)
+		own, err := r.through(0, warmAgent).load(ctx, "/version", 1, e.each/hopRounds)
 		if err != nil {
 			return 0, err
 		}
-		other, err := r.through(1, warmAgent).load(ctx, "/version", 1, each/hopRounds)
+		other, err := r.through(1, warmAgent).load(ctx, "/version", 1, e.each/hopRounds)
 		if err != nil {
 			return 0, err
 		}
@@ -100,7 +105,7 @@ func (r *replicas) hopAdded(ctx context.Context, each time.Duration) (float64, e
 }
 
 // hopCold is how long after an agent has come to one kas a request that waits at the other one reaches it.
-func (r *replicas) hopCold(ctx context.Context, _ time.Duration) (float64, error) {
+func (r *replicas) hopCold(ctx context.Context, _ effort) (float64, error) {
 	var took []float64
 	for i := range coldAgents {
 		one, err := r.coldOnce(ctx, coldFirst+i)
@@ -147,7 +152,7 @@ func (r *replicas) coldOnce(ctx context.Context, id int) (float64, error) {
 const absentClients = 500
 
 // absent is how many commands per second Redis has to answer meanwhile.
-func (r *replicas) absent(ctx context.Context, each time.Duration, agents int) (float64, error) {
+func (r *replicas) absent(ctx context.Context, e effort, agents int) (float64, error) {
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
 	var clients sync.WaitGroup
@@ -161,13 +166,13 @@ func (r *replicas) absent(ctx context.Context, each time.Duration, agents int) (
 	}
 	defer clients.Wait()
 	defer stop()
-	time.Sleep(each / 2) // all of them wait
+	time.Sleep(e.each / 2) // all of them wait
 	before, err := r.redis.Commands(ctx)
 	if err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	time.Sleep(max(each, absentFor))
+	time.Sleep(e.absentFor())
 	after, err := r.redis.Commands(ctx)
 	if err != nil {
 		return 0, err
@@ -176,7 +181,12 @@ func (r *replicas) absent(ctx context.Context, each time.Duration, agents int) (
 }
 
 // absentFor evens out what happens every few seconds.
-const absentFor = 20 * time.Second
+func (e effort) absentFor() time.Duration {
+	if e.quick {
+		return 10 * time.Second
+	}
+	return 20 * time.Second
+}
 
 func (r *replicas) dial(i, id int) (*grpc.ClientConn, error) {
 	return grpc.NewClient(r.agents[i], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(token(agentToken(id))),

@@ -8,7 +8,7 @@ import (
 
 // TestReplicaRows holds the figures of several kas to five times their goals: machines that run tests are busy.
 func TestReplicaRows(t *testing.T) {
-	rows, err := replicaRows(t.Context(), 2*time.Second, func(text string) { t.Log(text) })
+	rows, err := replicaRows(t.Context(), effort{each: 2 * time.Second, quick: true}, func(text string) { t.Log(text) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ type target struct {
 	client *http.Client
 	base   string
 	header http.Header
+	// authority is the file of the certificate authority that the client trusts.
+	authority string
 }
 
 // get performs one request and reads the whole answer.
@@ -40,47 +42,76 @@ func (t target) get(ctx context.Context, path string) (int64, error) {
 
 // loadResult is what a closed loop of clients saw.
 type loadResult struct {
-	rate     float64 // requests per second
+	requests int
+	bytes    int64
+	took     time.Duration
 	p50, p99 time.Duration
 }
 
-// load lets clients ask for one path, each as soon as it has its answer, for a while.
-func (t target) load(ctx context.Context, path string, clients int, d time.Duration) (loadResult, error) {
-	var mu sync.Mutex
-	var all []time.Duration
-	var firstErr error
-	end := time.Now().Add(d)
-	started := time.Now()
-	var wg sync.WaitGroup
-	for range clients {
-		wg.Go(func() {
-			var own []time.Duration
-			var err error
-			for err == nil && time.Now().Before(end) {
-				at := time.Now()
-				_, err = t.get(ctx, path)
-				own = append(own, time.Since(at))
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, own...)
-			if firstErr == nil {
-				firstErr = err
-			}
-		})
-	}
-	wg.Wait()
-	took := time.Since(started)
-	if firstErr != nil {
-		return loadResult{}, firstErr
-	}
-	slices.Sort(all)
-	return loadResult{rate: float64(len(all)) / took.Seconds(), p50: all[len(all)/2], p99: all[len(all)*99/100]}, nil
+func (r loadResult) rate() float64 { return float64(r.requests) / r.took.Seconds() }
+
+// speed is in MB/s.
+func (r loadResult) speed() float64 { return float64(r.bytes) / 1e6 / r.took.Seconds() }
+
+// client is one of a closed loop.
+type client struct {
+	wire  *wire
+	took  []time.Duration
+	bytes int64
+	err   error
 }
 
-// throughput reads one large answer and returns MB/s.
-func (t target) throughput(ctx context.Context, path string) (float64, error) {
+// run asks, each time as soon as there was an answer, until the end; at least once.
+func (c *client) run(end time.Time) {
 	at := time.Now()
-	n, err := t.get(ctx, path)
-	return float64(n) / 1e6 / time.Since(at).Seconds(), err
+	for c.err == nil {
+		var n int64
+		n, c.err = c.wire.get()
+		now := time.Now()
+		c.took, c.bytes = append(c.took, now.Sub(at)), c.bytes+n
+		if now.After(end) {
+			return
+		}
+		at = now
+	}
+}
+
+// load lets clients ask for one path, each as soon as it has its answer, for a while. Each has a connection of its own, which is open,
+// and was asked on once, before the clock starts.
+func (t target) load(ctx context.Context, path string, clients int, d time.Duration) (loadResult, error) {
+	all := make([]client, clients)
+	each := func(do func(c *client)) {
+		var wg sync.WaitGroup
+		for i := range all {
+			wg.Go(func() { do(&all[i]) })
+		}
+		wg.Wait()
+	}
+	each(func(c *client) {
+		if c.wire, c.err = t.wire(ctx, path, d); c.err == nil {
+			_, c.err = c.wire.get()
+		}
+		c.took = make([]time.Duration, 0, 1<<14)
+	})
+	started := time.Now()
+	each(func(c *client) { c.run(started.Add(d)) })
+	r := loadResult{took: time.Since(started)}
+	var times []time.Duration
+	var err error
+	for i := range all {
+		c := &all[i]
+		if c.wire != nil {
+			c.wire.close()
+		}
+		if err == nil {
+			err = c.err
+		}
+		times, r.bytes = append(times, c.took...), r.bytes+c.bytes
+	}
+	if err != nil {
+		return loadResult{}, fmt.Errorf("GET %s: %w", path, err)
+	}
+	slices.Sort(times)
+	r.requests, r.p50, r.p99 = len(times), times[len(times)/2], times[len(times)*99/100]
+	return r, nil
 }

@@ -1,7 +1,6 @@
 // Command bench measures what the line costs: the same requests straight to the API server and through kas and agentk, in pairs,
 // in one run. Real binaries as separate processes on loopback, TLS at the API server and at the proxy, ws:// on the agent's link.
-// QUICK=1 takes fewer and shorter pairs. PROFILE=DIR leaves CPU profiles of both daemons there, of each figure. The figures go to
-// the terminal and to test/bench/out/latest.json.
+// README.md says what each figure is and how to run it. The figures go to the terminal and to test/bench/out/latest.json.
 package main
 
 import (
@@ -10,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,7 +21,7 @@ func main() {
 		}
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -31,73 +31,81 @@ func main() {
 
 // effort says how much a run measures.
 type effort struct {
+	// pairs of each long.
 	pairs int
 	each  time.Duration
-	quick bool
+	// agents and watches are how many there are where there are many.
+	agents, watches int
+	// sustained is how long the load lasts that must not lose a request.
+	sustained time.Duration
+	quick     bool
 }
 
 func run(ctx context.Context) error {
-	e := effort{pairs: 5, each: 5 * time.Second}
+	e := effort{pairs: 5, each: 4 * time.Second, agents: 2000, watches: 1000, sustained: time.Minute}
 	if os.Getenv("QUICK") != "" {
-		e = effort{pairs: 2, each: 2 * time.Second, quick: true}
+		e = effort{pairs: 2, each: 2 * time.Second, agents: 200, watches: 200, sustained: 10 * time.Second, quick: true}
 	}
+	wanted, err := choose(groups, os.Getenv("ROWS"))
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
 	progress := func(text string) { fmt.Fprintln(os.Stderr, time.Now().Format("15:04:05"), text) }
 	progress("machine: " + load())
-	s, err := newScene(ctx, progress)
-	if err != nil {
-		return err
-	}
+	s := &stage{effort: e, progress: progress, profiles: os.Getenv("PROFILE")}
 	defer s.close()
-
-	pairs := []pair{
-		{name: "get_p50_c1", unit: "ms", agent: agent, direct: s.direct.p50(1, e.each), line: s.line.p50(1, e.each), goal: 1.4},
-		{name: "get_rps_c64", unit: "req/s", agent: agent, direct: s.direct.rate(64, e.each), line: s.line.rate(64, e.each), goal: 0.65, atLeast: true},
-		{name: "list50_text", unit: "MB/s", agent: agent, direct: s.direct.bulk, line: s.line.bulk, goal: 0.45, atLeast: true},
-		{name: "echo_p50_ms", unit: "ms", agent: fakeAgent, direct: s.fakeDirect.keystroke, line: s.fakeLine.keystroke},
+	rows, failed := s.perform(ctx, wanted)
+	if err := s.settled(ctx); err != nil {
+		failed = append(failed, err)
 	}
-	var rows []row
-	for _, p := range pairs {
-		r, err := p.run(ctx, e.pairs, progress)
-		if err != nil {
-			return err
-		}
-		if dir := os.Getenv("PROFILE"); dir != "" {
-			if err := s.profile(ctx, dir, p.name, p.agent, e.each, p.line); err != nil {
-				return err
-			}
-		}
-		r.Quick = e.quick
-		rows = append(rows, r)
-	}
-	several, err := replicaRows(ctx, e.each, progress)
-	if err != nil {
-		return err
-	}
-	for i := range several {
-		several[i].Quick = e.quick
-	}
-	rows = append(rows, several...)
-	storm, err := stormRow(ctx, e, progress)
-	if err != nil {
-		return err
-	}
-	rows = append(rows, storm)
-	synced, err := gitopsRows(ctx, progress)
-	if err != nil {
-		return err
-	}
-	for i := range synced {
-		synced[i].Quick = e.quick
-	}
-	rows = append(rows, synced...)
-	progress("machine: " + load())
+	progress(fmt.Sprintf("machine: %s; the run took %s", load(), time.Since(begun).Round(time.Second)))
 	if err := writeTable(os.Stdout, rows); err != nil {
 		return err
 	}
 	if err := writeJSON(rows); err != nil {
 		return err
 	}
-	return s.settled(ctx)
+	for _, err := range failed {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%d failures", len(failed))
+	}
+	return nil
+}
+
+// perform runs groups one after the other. One that fails leaves its rows without figures, and the run goes on.
+func (s *stage) perform(ctx context.Context, wanted []group) (rows []row, failed []error) {
+	for _, g := range wanted {
+		if g.early == nil {
+			continue
+		}
+		if err := g.early(ctx, s); err != nil {
+			failed = append(failed, fmt.Errorf("%s, early: %w", g.name, err))
+		}
+	}
+	for _, g := range wanted {
+		s.progress(g.name)
+		begun, goroutines := time.Now(), s.census(ctx)
+		measured, err := g.run(ctx, s)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", g.name, err)
+			s.progress("FAILED: " + err.Error())
+			failed = append(failed, err)
+			measured = g.without(measured, err)
+		}
+		for _, r := range measured {
+			r.Quick = s.quick
+			rows = append(rows, r)
+			s.progress("  " + r.String())
+		}
+		s.progress(fmt.Sprintf("%s: took %s%s", g.name, time.Since(begun).Round(time.Second), goroutines()))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return rows, failed
 }
 
 // load is what else the machine is doing, as far as the kernel tells.
@@ -108,27 +116,3 @@ func load() string {
 	}
 	return "load " + strings.Join(strings.Fields(string(data))[:3], " ")
 }
-
-const (
-	smallPath = "/api/v1/namespaces"
-	bulkPath  = "/api/v1/namespaces/" + bulkNamespace + "/configmaps"
-	echoPath  = "/api/v1/namespaces/default/pods/p/exec"
-)
-
-func (t target) p50(clients int, d time.Duration) func(context.Context) (float64, error) {
-	return func(ctx context.Context) (float64, error) {
-		r, err := t.load(ctx, smallPath, clients, d)
-		return float64(r.p50) / float64(time.Millisecond), err
-	}
-}
-
-func (t target) rate(clients int, d time.Duration) func(context.Context) (float64, error) {
-	return func(ctx context.Context) (float64, error) {
-		r, err := t.load(ctx, smallPath, clients, d)
-		return r.rate, err
-	}
-}
-
-func (t target) bulk(ctx context.Context) (float64, error) { return t.throughput(ctx, bulkPath) }
-
-func (t target) keystroke(ctx context.Context) (float64, error) { return t.echo(ctx, echoPath) }

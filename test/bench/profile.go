@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,37 +10,40 @@ import (
 	"time"
 )
 
-// profile takes CPU profiles of both daemons while one side of a figure is measured once more, for its own sake. It leaves
-// <figure>-kas.pprof and <figure>-agentk.pprof in dir, for "go tool pprof -top".
-func (s *scene) profile(ctx context.Context, dir, name, agentName string, d time.Duration, load func(context.Context) (float64, error)) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// profile takes CPU and allocation profiles of both daemons while one side of a figure is measured once more, for its own sake, if
+// profiles are wanted at all. It leaves <name>-<daemon>-cpu.pprof and -alloc.pprof.
+func (st *stage) profile(ctx context.Context, s *scene, agentName, name string, load func(context.Context, time.Duration) error) error {
+	if st.profiles == "" {
+		return nil
+	}
+	if err := os.MkdirAll(st.profiles, 0o755); err != nil {
 		return err
 	}
-	path := fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds())))
+	st.progress("profiles of " + name)
+	const seconds = 5
 	var wg sync.WaitGroup
-	errs := make([]error, 2)
-	take := func(i int, daemon string, page func() (string, error)) {
+	errs := make([]error, 5)
+	for i, of := range []struct{ daemon, socket, kind, page string }{
+		{"kas", "kas.sock", "cpu", "profile"},
+		{"kas", "kas.sock", "alloc", "allocs"},
+		{"agentk", "agentk-" + agentName + ".sock", "cpu", "profile"},
+		{"agentk", "agentk-" + agentName + ".sock", "alloc", "allocs"},
+	} {
 		wg.Go(func() {
-			data, err := page()
+			page := fmt.Sprintf("/debug/pprof/%s?seconds=%d", of.page, seconds)
+			data, err := unixPage(ctx, filepath.Join(s.l.Dir, of.socket), page)
 			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, name+"-"+daemon+".pprof"), []byte(data), 0o644)
+				err = os.WriteFile(filepath.Join(st.profiles, name+"-"+of.daemon+"-"+of.kind+".pprof"), []byte(data), 0o644)
 			}
 			errs[i] = err
 		})
 	}
-	take(0, "kas", func() (string, error) { return s.l.KasPage(ctx, path) })
-	take(1, "agentk", func() (string, error) { return s.l.AgentPage(ctx, agentName, path) })
-	end := time.Now().Add(d)
-	for time.Now().Before(end) {
-		if _, err := load(ctx); err != nil {
-			return err
-		}
+	for end := time.Now().Add(seconds * time.Second); errs[4] == nil && time.Now().Before(end); {
+		errs[4] = load(ctx, time.Until(end))
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return fmt.Errorf("profile of %s: %w", name, err)
-		}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("profile of %s: %w", name, err)
 	}
 	return nil
 }

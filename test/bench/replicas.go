@@ -130,7 +130,7 @@ func (r *replicas) startKas(ctx context.Context, program string, i int) error {
 	if r.proxy[i], err = freeAddress(); err != nil {
 		return err
 	}
-	observe := filepath.Join(r.dir, fmt.Sprintf("observe-%d.sock", i))
+	observe := r.observe(i)
 	var agents strings.Builder
 	for _, id := range allAgents() {
 		fmt.Fprintf(&agents, "  - {id: %d, name: a%d, project: acme/infra, token_sha256: [%s]}\n", id, id, standalone.HashToken(agentToken(id)))
@@ -181,6 +181,23 @@ standalone:
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (r *replicas) observe(i int) string {
+	return filepath.Join(r.dir, fmt.Sprintf("observe-%d.sock", i))
+}
+
+// daemons are both kas. Each follows the way to every agent that it was asked for and does not hold, with two goroutines, for five minutes.
+func (r *replicas) daemons() []watched {
+	var all []watched
+	for i, cmd := range r.kas {
+		all = append(all, watched{
+			name: fmt.Sprintf("kas %d", i), pid: cmd.Process.Pid,
+			page: func(ctx context.Context, path string) (string, error) { return unixPage(ctx, r.observe(i), path) },
+			kept: float64(2 * len(allAgents())),
+		})
+	}
+	return all
 }
 
 func freeAddress() (string, error) {

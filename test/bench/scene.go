@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -9,90 +8,78 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
 
-	"gitlab.com/agentk/agentk/test/kube"
 	"gitlab.com/agentk/agentk/test/line"
 )
 
 const (
-	bulkNamespace = "bulk"
-	bulkObjects   = 50
-	bulkSize      = 1_000_000
-	job           = 9001
-	project       = "acme/shop"
-	agent         = "demo"
-	fakeAgent     = "fake"
+	job     = 9001
+	project = "acme/shop"
+	// agent is who follows a repository.
+	agent = "demo"
 )
 
-// scene is everything the figures are taken from.
+// scene is a line with two agents: one in front of the real API server, one in front of the fake one.
 type scene struct {
-	cluster *kube.ControlPlane
-	l       *line.Line
-	fake    *exec.Cmd
+	scheme           string
+	l                *line.Line
+	agent, fakeAgent string
 
 	direct, line         target // the real API server
 	fakeDirect, fakeLine target // the one that costs nothing
-	// kasBefore and agentBefore are the goroutines at rest.
-	kasBefore, agentBefore int
+	before               goroutines
 }
 
-func newScene(ctx context.Context, progress func(string)) (*scene, error) {
-	s := &scene{}
-	if err := s.build(ctx, progress); err != nil {
-		s.close()
+// newScene starts kas and both agents. They are not the only ones in the cluster, so their names tell them apart.
+func (st *stage) newScene(ctx context.Context, scheme string) (*scene, error) {
+	s := &scene{scheme: scheme, agent: "real-" + scheme, fakeAgent: "fake-" + scheme}
+	st.progress("starting kas and agentk, over " + scheme)
+	access := line.CIAccess("{ci_job: {}}", project)
+	var err error
+	s.l, err = line.Start(ctx, line.Config{
+		ControlPlane: st.cluster, Scheme: scheme,
+		Agents: []line.Agent{
+			{ID: 7, Name: s.agent, Project: "acme/infra", Config: access},
+			{ID: 8, Name: s.fakeAgent, Project: "acme/infra", Config: access, Manual: true},
+		},
+		Jobs: []line.Job{{ID: job, Project: project}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.build(ctx, st); err != nil {
+		s.l.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *scene) build(ctx context.Context, progress func(string)) error {
+func (s *scene) build(ctx context.Context, st *stage) error {
 	var err error
-	progress("starting etcd and kube-apiserver")
-	if s.cluster, err = kube.Start(ctx, kube.Config{}); err != nil {
+	if s.line, err = s.throughLine(s.agent); err != nil {
 		return err
 	}
-	progress("starting kas and agentk")
-	access := line.CIAccess("{ci_job: {}}", project)
-	s.l, err = line.Start(ctx, line.Config{
-		ControlPlane: s.cluster,
-		Agents: []line.Agent{
-			{ID: 7, Name: agent, Project: "acme/infra", Config: access},
-			{ID: 8, Name: fakeAgent, Project: "acme/infra", Config: access, Manual: true},
-		},
-		Jobs: []line.Job{{ID: job, Project: project}},
-	})
-	if err != nil {
+	if s.direct, err = s.straight(ctx, st); err != nil {
 		return err
 	}
-	if err := s.cluster.Apply(ctx, jobsMayAll); err != nil {
+	if err := s.startFakeAgent(ctx, st); err != nil {
 		return err
 	}
-	if s.line, err = s.throughLine(agent); err != nil {
-		return err
+	// One request each: what is made once is there when goroutines are counted.
+	for _, t := range []target{s.line, s.fakeLine} {
+		if _, err := t.get(ctx, smallPath); err != nil {
+			return err
+		}
 	}
-	if s.direct, err = s.straight(ctx); err != nil {
-		return err
-	}
-	progress("writing 50 MB of ConfigMaps")
-	if err := s.fillBulk(ctx); err != nil {
-		return err
-	}
-	progress("starting the fake API server and its agentk")
-	if err := s.startFake(ctx); err != nil {
-		return err
-	}
-	s.kasBefore, s.agentBefore, err = s.goroutines(ctx)
+	s.line.client.CloseIdleConnections()
+	s.fakeLine.client.CloseIdleConnections()
+	s.before, err = s.goroutines(ctx)
 	return err
 }
 
@@ -107,13 +94,14 @@ func (s *scene) throughLine(name string) (target, error) {
 	}
 	return target{
 		client: newClient(s.l.Authority.Pool), base: s.l.ProxyURL, header: http.Header{"Authorization": {"Bearer " + bearer}},
+		authority: s.l.Authority.File,
 	}, nil
 }
 
 // straight asks the API server itself, with an account of the agent's power and as the identity that the job has through the
 // line: the API server has the same work to do.
-func (s *scene) straight(ctx context.Context) (target, error) {
-	token, err := s.cluster.CreateServiceAccount(ctx, "gitlab-agent-"+agent, "gitlab-agent")
+func (s *scene) straight(ctx context.Context, st *stage) (target, error) {
+	token, err := st.cluster.CreateServiceAccount(ctx, "gitlab-agent-"+s.agent, "gitlab-agent")
 	if err != nil {
 		return target{}, err
 	}
@@ -131,8 +119,8 @@ func (s *scene) straight(ctx context.Context) (target, error) {
 		header["Impersonate-Extra-"+strings.ReplaceAll(key, "/", "%2F")] = values
 	}
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(s.cluster.CA)
-	return target{client: newClient(pool), base: s.cluster.URL, header: header}, nil
+	pool.AppendCertsFromPEM(st.cluster.CA)
+	return target{client: newClient(pool), base: st.cluster.URL, header: header}, nil
 }
 
 // whoami asks through the line who the job is in the cluster.
@@ -167,31 +155,6 @@ func newClient(roots *x509.CertPool) *http.Client {
 	}}
 }
 
-// fillBulk writes the objects of the large list: text that looks like YAML.
-func (s *scene) fillBulk(ctx context.Context) error {
-	if err := s.cluster.Apply(ctx, "{apiVersion: v1, kind: Namespace, metadata: {name: "+bulkNamespace+"}}"); err != nil {
-		return err
-	}
-	for i := range bulkObjects {
-		var text bytes.Buffer
-		for text.Len() < bulkSize {
-			fmt.Fprintf(&text, "  - name: value-%06d\n    description: number %d of object %d\n", rand.IntN(1e6), rand.IntN(1e9), i)
-		}
-		object := map[string]any{
-			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "bulk-" + strconv.Itoa(i)},
-			"data": map[string]string{"text": text.String()},
-		}
-		body, err := json.Marshal(object)
-		if err != nil {
-			return err
-		}
-		if err := s.direct.post(ctx, bulkPath, body); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (t target) post(ctx context.Context, path string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+path, bytes.NewReader(body))
 	if err != nil {
@@ -209,116 +172,33 @@ func (t target) post(ctx context.Context, path string, body []byte) error {
 	return errors.Join(err, resp.Body.Close())
 }
 
-// startFake starts this program as the fake API server and an agentk in front of it.
-func (s *scene) startFake(ctx context.Context) error {
-	certificate, key, err := s.l.Authority.Issue("fake-apiserver", "127.0.0.1")
-	if err != nil {
-		return err
+// startFakeAgent starts the agent in front of the fake API server.
+func (s *scene) startFakeAgent(ctx context.Context, st *stage) error {
+	if st.fake == nil {
+		var err error
+		if st.fake, err = startFake(); err != nil {
+			return err
+		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	s.fake = exec.Command(self, fakeCommand)
-	s.fake.Env = append(os.Environ(), "FAKE_CERT="+certificate, "FAKE_KEY="+key)
-	s.fake.Stderr = os.Stderr
-	s.fake.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := s.fake.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := s.fake.Start(); err != nil {
-		return err
-	}
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("fake API server: %w", err)
-	}
-	base := "https://" + strings.TrimSpace(address)
 	kubeconfig := filepath.Join(s.l.Dir, "fake.kubeconfig")
 	content := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: %q, certificate-authority: %q}}],
- users: [{name: u, user: {token: none}}], contexts: [{name: c, context: {cluster: c, user: u}}]}`, base, s.l.Authority.File)
+ users: [{name: u, user: {token: none}}], contexts: [{name: c, context: {cluster: c, user: u}}]}`, st.fake.url, st.fake.authority.File)
 	if err := os.WriteFile(kubeconfig, []byte(content), 0o600); err != nil {
 		return err
 	}
-	err = s.l.SetAgent(fakeAgent, func(a *line.Agent) { a.Args = []string{"--kubeconfig", kubeconfig} })
+	err := s.l.SetAgent(s.fakeAgent, func(a *line.Agent) { a.Args = []string{"--kubeconfig", kubeconfig} })
 	if err != nil {
 		return err
 	}
-	if err := s.l.StartAgent(ctx, fakeAgent); err != nil {
+	if err := s.l.StartAgent(ctx, s.fakeAgent); err != nil {
 		return err
 	}
-	s.fakeDirect = target{client: newClient(s.l.Authority.Pool), base: base, header: s.direct.header}
-	s.fakeLine, err = s.throughLine(fakeAgent)
+	s.fakeDirect = target{
+		client: newClient(st.fake.authority.Pool), base: st.fake.url, header: s.direct.header, authority: st.fake.authority.File,
+	}
+	s.fakeLine, err = s.throughLine(s.fakeAgent)
 	return err
 }
 
-// goroutines reads how many both daemons have.
-func (s *scene) goroutines(ctx context.Context) (kas, agentk int, err error) {
-	for _, t := range []target{s.direct, s.line, s.fakeDirect, s.fakeLine} {
-		t.client.CloseIdleConnections()
-	}
-	page, err := s.l.KasMetrics(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	kas, err = number(page)
-	if err != nil {
-		return 0, 0, err
-	}
-	page, err = s.l.AgentMetrics(ctx, agent)
-	if err != nil {
-		return 0, 0, err
-	}
-	agentk, err = number(page)
-	return kas, agentk, err
-}
-
-func number(page string) (int, error) {
-	text, ok := line.Metric(page, "go_goroutines")
-	if !ok {
-		return 0, errors.New("no metric go_goroutines")
-	}
-	n, err := strconv.ParseFloat(text, 64)
-	return int(n), err
-}
-
-// settleLimit is how long surplus streams may take to be retired: a minute parked, and a scan after that.
-const settleLimit = 3 * time.Minute
-
-// settled waits until both daemons are as they were; a run that leaks has failed.
-func (s *scene) settled(ctx context.Context) error {
-	const slack = 10
-	deadline := time.Now().Add(settleLimit)
-	for {
-		kas, agentk, err := s.goroutines(ctx)
-		if err != nil {
-			return err
-		}
-		if kas <= s.kasBefore+slack && agentk <= s.agentBefore+slack {
-			fmt.Printf("goroutines before and after: kas %d and %d, agentk %d and %d\n", s.kasBefore, kas, s.agentBefore, agentk)
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("leak: kas had %d goroutines and has %d, agentk had %d and has %d", s.kasBefore, kas, s.agentBefore, agentk)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-func (s *scene) close() {
-	if s.l != nil {
-		s.l.Stop()
-	}
-	if s.fake != nil && s.fake.Process != nil {
-		_ = s.fake.Process.Kill()
-		_ = s.fake.Wait()
-	}
-	if s.cluster != nil {
-		s.cluster.Stop()
-	}
-}
+// cpu is what kas and an agent have used together, in seconds.
+func (s *scene) cpu(name string) (float64, error) { return cpuOf(s.l.KasPID(), s.l.AgentPID(name)) }

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"os"
-	"slices"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/swarm"
 )
 
 const (
-	stormAgents = 2000
 	stormRounds = 3
 	// stormGoal is how long it may take, in seconds.
 	stormGoal = 30
@@ -18,29 +16,25 @@ const (
 	stormLimit = 5 * time.Minute
 )
 
-// stormRow measures how long after the death of their kas, which comes back at once, 99 % of the agents serve a request again. With
-// less effort there is one round instead of three.
-func stormRow(ctx context.Context, e effort, progress func(string)) (row, error) {
+// stormRows measures how long after the death of their kas, which comes back at once, 99 % of the agents serve a request again. With
+// less effort there is one round instead of three, and fewer agents.
+func stormRows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
 	rounds := stormRounds
 	if e.quick {
 		rounds = 1
 	}
 	var took []float64
 	for range rounds {
-		one, err := storm(ctx, progress)
+		one, err := storm(ctx, e.agents, progress)
 		if err != nil {
-			return row{}, err
+			return nil, err
 		}
 		took = append(took, one.Seconds())
 	}
-	middle := median(took)
-	return row{
-		Name: "storm_2000_p99_s", Unit: "s", Line: middle, Min: slices.Min(took), Max: slices.Max(took),
-		Goal: "<= 30", OK: middle <= stormGoal, Quick: e.quick,
-	}, nil
+	return []row{figure("storm_2000_p99_s", "s", nil, took, most(plain, stormGoal))}, nil
 }
 
-func storm(ctx context.Context, progress func(string)) (time.Duration, error) {
+func storm(ctx context.Context, agents int, progress func(string)) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, stormLimit)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "swarm-")
@@ -48,7 +42,7 @@ func storm(ctx context.Context, progress func(string)) (time.Duration, error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	served, err := swarm.Storm(ctx, dir, stormAgents, progress)
+	served, err := swarm.Storm(ctx, dir, agents, progress)
 	if err != nil {
 		return 0, err
 	}

@@ -115,16 +115,16 @@ func beginWatch(ctx context.Context, t testing.TB, f *fleet.Fleet, base, agent s
 	return done
 }
 
-// keeper is a client that keeps its connections, as most libraries do.
-func keeper(t testing.TB, f *fleet.Fleet, agent string, conns int) (client *http.Client, header http.Header) {
+// keeper is a client that keeps its connections, as most libraries do, and speaks one version of HTTP.
+func keeper(t testing.TB, f *fleet.Fleet, agent string, version, conns int) (client *http.Client, header http.Header) {
 	t.Helper()
 	bearer, err := f.Bearer(fleet.Job, agent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: f.Authority.Pool}, MaxIdleConnsPerHost: conns, ForceAttemptHTTP2: true,
-	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.Authority.Pool}, MaxIdleConnsPerHost: conns, Protocols: &http.Protocols{}}
+	transport.Protocols.SetHTTP1(version == 1)
+	transport.Protocols.SetHTTP2(version == 2)
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}, http.Header{"Authorization": {"Bearer " + bearer}}
 }

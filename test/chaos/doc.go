@@ -3,5 +3,5 @@
 // goroutines, sockets, keys in Redis.
 //
 // Tests of a few seconds are part of "make test". The others, with the build tag chaos, take up to twenty minutes: "make chaos". With
-// SOAK=1 the fleet is kept under churn for half an hour more, and its heap is watched.
+// SOAK=1 the fleet is kept under churn for half an hour more, and its heap is watched, which has to be where it was in the middle of it.
 package chaos

@@ -24,18 +24,23 @@ const (
 	rollers = 64
 )
 
-// traffic is what goes on while a fleet is rolled: unary requests over connections that are kept, and watches.
+// versions of HTTP that clients speak, in turn.
+var versions = [...]int{1, 2}
+
+// traffic is what goes on while a fleet is rolled: unary requests over connections that are kept, and watches, half of them with HTTP/1.1
+// and half with HTTP/2.
 type traffic struct {
-	fleet  *fleet.Fleet
-	client *http.Client
-	header http.Header
-	work   sync.WaitGroup
-	stop   chan struct{}
-	began  time.Time
+	fleet *fleet.Fleet
+	// clients, by the version of HTTP that they speak.
+	clients map[int]*http.Client
+	header  http.Header
+	work    sync.WaitGroup
+	stop    chan struct{}
+	began   time.Time
 
 	// mu guards all below.
 	mu      sync.Mutex
-	asked   int
+	asked   map[int]int // by version
 	failed  []error
 	slowest time.Duration
 	ended   map[string]int // how watches ended
@@ -45,16 +50,21 @@ type traffic struct {
 // begin starts the traffic. What end finds wrong fails t.
 func begin(t *testing.T, f *fleet.Fleet) *traffic {
 	t.Helper()
-	client, header := keeper(t, f, demo, rollers+watches)
-	tr := &traffic{fleet: f, client: client, header: header, stop: make(chan struct{}), began: time.Now(), ended: map[string]int{}}
+	tr := &traffic{
+		fleet: f, clients: map[int]*http.Client{}, stop: make(chan struct{}), began: time.Now(), asked: map[int]int{}, ended: map[string]int{},
+	}
+	for _, version := range versions {
+		tr.clients[version], tr.header = keeper(t, f, demo, version, rollers+watches)
+	}
 	due := make(chan time.Time, 10*perSecond)
 	tr.work.Go(func() { tr.pace(due) })
-	for range rollers {
+	for i := range rollers {
+		version := versions[i%len(versions)]
 		tr.work.Go(func() {
 			for at := range due {
-				err := tr.once()
+				err := tr.once(version)
 				tr.mu.Lock()
-				tr.asked++
+				tr.asked[version]++
 				tr.slowest = max(tr.slowest, time.Since(at))
 				if err != nil {
 					tr.failed = append(tr.failed, err)
@@ -63,8 +73,8 @@ func begin(t *testing.T, f *fleet.Fleet) *traffic {
 			}
 		})
 	}
-	for range watches {
-		tr.work.Go(tr.watch)
+	for i := range watches {
+		tr.work.Go(func() { tr.watch(versions[i%len(versions)]) })
 	}
 	return tr
 }
@@ -89,34 +99,43 @@ func (tr *traffic) pace(due chan<- time.Time) {
 	}
 }
 
-func (tr *traffic) request(ctx context.Context, path string) (*http.Response, error) {
+// request gets the header of an answer, in the version that was asked for.
+func (tr *traffic) request(ctx context.Context, version int, path string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, tr.fleet.ProxyURL+path, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	request.Header = tr.header.Clone()
-	return tr.client.Do(request)
+	response, err := tr.clients[version].Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("HTTP/%d: %w", version, err)
+	}
+	if response.ProtoMajor != version {
+		response.Body.Close()
+		return nil, fmt.Errorf("the answer came with %s instead of HTTP/%d", response.Proto, version)
+	}
+	return response, nil
 }
 
 // once is one unary request.
-func (tr *traffic) once() error {
+func (tr *traffic) once(version int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	at := time.Now().Format("15:04:05.000")
-	response, err := tr.request(ctx, word)
+	response, err := tr.request(ctx, version, word)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), "hello") {
-		return fmt.Errorf("%s: HTTP status %d, %q, %w", at, response.StatusCode, body, err)
+		return fmt.Errorf("%s: HTTP/%d: HTTP status %d, %q, %w", at, version, response.StatusCode, body, err)
 	}
 	return nil
 }
 
 // watch keeps one watch open and opens it again when it ends, as every Kubernetes client does.
-func (tr *traffic) watch() {
+func (tr *traffic) watch(version int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var closer sync.WaitGroup
@@ -130,7 +149,7 @@ func (tr *traffic) watch() {
 		}
 	})
 	for ctx.Err() == nil {
-		how := tr.watchOnce(ctx)
+		how := tr.watchOnce(ctx, version)
 		tr.mu.Lock()
 		tr.opened++
 		if ctx.Err() == nil {
@@ -141,8 +160,8 @@ func (tr *traffic) watch() {
 }
 
 // watchOnce says how a watch ended.
-func (tr *traffic) watchOnce(ctx context.Context) string {
-	response, err := tr.request(ctx, watch)
+func (tr *traffic) watchOnce(ctx context.Context, version int) string {
+	response, err := tr.request(ctx, version, watch)
 	if err != nil {
 		return "not opened: " + err.Error()
 	}
@@ -167,23 +186,42 @@ func (tr *traffic) end(t *testing.T) {
 	close(tr.stop)
 	lasted := time.Since(tr.began)
 	tr.work.Wait()
-	tr.client.CloseIdleConnections()
-	if want := perSecond * lasted.Seconds() * 0.9; float64(tr.asked) < want {
-		t.Errorf("only %d requests in %s, want %.0f: this machine is too busy to say anything", tr.asked, lasted.Round(time.Second), want)
+	asked := tr.total()
+	for _, client := range tr.clients {
+		client.CloseIdleConnections()
 	}
-	t.Logf("%d requests, the slowest took %s; %d watches opened, ended: %v", tr.asked, tr.slowest.Round(time.Millisecond), tr.opened, tr.ended)
+	if want := perSecond * lasted.Seconds() * 0.9; float64(asked) < want {
+		t.Errorf("only %d requests in %s, want %.0f: this machine is too busy to say anything", asked, lasted.Round(time.Second), want)
+	}
+	for _, version := range versions {
+		if tr.asked[version] < asked/10 {
+			t.Errorf("%d of %d requests with HTTP/%d", tr.asked[version], asked, version)
+		}
+	}
+	t.Logf("%v requests by version, the slowest took %s; %d watches opened, ended: %v", tr.asked, tr.slowest.Round(time.Millisecond), tr.opened, tr.ended)
 	if len(tr.failed) > 0 {
-		t.Errorf("%d of %d unary requests failed", len(tr.failed), tr.asked)
+		t.Errorf("%d of %d unary requests failed", len(tr.failed), asked)
 		for _, err := range tr.failed[:min(len(tr.failed), 10)] {
 			t.Log(err)
 		}
-		t.Logf("the balancer had nobody: %q", tr.fleet.Proxy.Refusals())
+		for _, how := range tr.fleet.Proxy.Breaks() {
+			t.Log(how)
+		}
 	}
 	for how, n := range tr.ended {
 		if how != "clean" {
 			t.Errorf("%d watches: %s", n, how)
 		}
 	}
+}
+
+// total is how many requests there were. mu is held, or the traffic has ended.
+func (tr *traffic) total() int {
+	total := 0
+	for _, n := range tr.asked {
+		total += n
+	}
+	return total
 }
 
 // calm lets the traffic go on for a while: it is what is tested.
@@ -274,7 +312,7 @@ func TestKillEverybodyOnce_UnderTraffic_AllRecover(t *testing.T) {
 	calm()
 	tr.mu.Lock()
 	failures := len(tr.failed)
-	t.Logf("%d of %d requests failed; watches: %v", failures, tr.asked, tr.ended)
+	t.Logf("%d of %d requests failed; watches: %v", failures, tr.total(), tr.ended)
 	tr.failed, tr.ended = nil, map[string]int{}
 	tr.mu.Unlock()
 	calm()

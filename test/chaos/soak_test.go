@@ -4,6 +4,8 @@ package chaos
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -14,48 +16,116 @@ import (
 )
 
 const (
-	// soakHalf is each half of the churn, and churnEvery how often something happens.
-	soakHalf   = 15 * time.Minute
+	// soakTime is how long the churn lasts with SOAK=1, both halves together; any other value of SOAK is a duration. warmUp is the part of
+	// it by which it is preceded, until everything that is kept for later, such as streams, connections and buffers, has been needed once.
+	soakTime = 30 * time.Minute
+	warmUp   = 0.1
+	// churnEvery is how often something happens.
 	churnEvery = 5 * time.Second
-	// rest is how long everybody is left alone before the heaps are compared: the agents' pools of streams, which grow with every burst, shrink
-	// over a minute.
+	// rest is how long everybody is left alone before the heaps are compared: connections to the API server wait 20 seconds for more, and
+	// the agents' pools of streams, which grow with every burst, shrink over a minute.
 	rest = 2 * time.Minute
-	// growth is how much larger a heap may be after the second half than after the first; noise, in bytes, is what a single buffer makes.
-	growth = 1.05
-	noise  = 256 << 10
+	// growth is how much larger a heap may be after the second half than after the first. Less than slack, in bytes, is noise: a single
+	// buffer, or what a map has grown by. It has to be less than what the requests of a half would make if each left the smallest of all
+	// objects behind, of minObject bytes.
+	growth    = 1.05
+	slack     = 128 << 10
+	minObject = 16
 )
 
 // TestSoak keeps a fleet under churn, all kas and two agentk through all of it, and compares what they hold at rest after a garbage
 // collection.
 func TestSoak(t *testing.T) {
-	if os.Getenv("SOAK") == "" {
+	length := soakLength(t)
+	if length == 0 {
 		t.Log("SOAK=1 runs this for half an hour")
 		return
 	}
 	f := start(t, config())
 	before := census(t, f)
-	middle := soak(t, f)
-	end := soak(t, f)
+	churn(t, f, time.Duration(warmUp*float64(length)))
+	churn(t, f, length/2)
+	middle := heapsAtRest(t, f)
+	answered := churn(t, f, length/2)
+	end := heapsAtRest(t, f)
 	for name := range end {
-		t.Logf("%s: heap %.2f MB after the first half, %.2f MB after the second", name, middle[name]/1e6, end[name]/1e6)
-		if end[name] > middle[name]*growth && end[name] > middle[name]+noise {
-			t.Errorf("the heap of %s has grown from %.0f to %.0f bytes over the second half", name, middle[name], end[name])
-		}
+		t.Logf("%s: heap %.0f KB after the first half, %.0f KB after the second", name, middle[name]/1e3, end[name]/1e3)
+	}
+	if err := grown(middle, end, answered); err != nil {
+		t.Error(err)
 	}
 	works(t, f)
 	f.Settle(t, before)
 }
 
-// soak is one half: churn under traffic, then rest, then the smallest heaps of a few looks.
-func soak(t *testing.T, f *fleet.Fleet) map[string]float64 {
+// grown says which heaps, by the names of their owners, have grown over a half in which so many requests were answered.
+func grown(middle, end map[string]float64, answered int) error {
+	var found []error
+	if answered*minObject <= slack {
+		found = append(found, fmt.Errorf("%d requests in the second half are too few: one object left behind by each would not be seen", answered))
+	}
+	for name, is := range end {
+		if was := middle[name]; is > was*growth && is > was+slack {
+			found = append(found, fmt.Errorf("the heap of %s has grown from %.0f to %.0f bytes over the second half, %.1f for each request",
+				name, was, is, (is-was)/float64(answered)))
+		}
+	}
+	return errors.Join(found...)
+}
+
+func TestGrown(t *testing.T) {
+	const requests = 180_000 // of fifteen minutes
+	for _, tt := range []struct {
+		name     string
+		was, is  float64
+		answered int
+		bad      bool
+	}{
+		{"as before", 2.5e6, 2.5e6, requests, false},
+		{"less", 2.5e6, 2.4e6, requests, false},
+		{"a buffer more", 2.5e6, 2.5e6 + 64<<10, requests, false},
+		{"the smallest object for each request", 2.5e6, 2.5e6 + requests*minObject, requests, true},
+		{"the smallest object for each request, large heap", 50e6, 50e6 + requests*minObject, requests, true},
+		{"six percent", 2.5e6, 2.5e6 * 1.06, requests, true},
+		{"a kibibyte for each disturbance", 2.5e6, 2.5e6 + 180<<10, requests, true},
+		{"too few requests to say anything", 2.5e6, 2.5e6, slack / minObject, true},
+	} {
+		if err := grown(map[string]float64{"kas": tt.was}, map[string]float64{"kas": tt.is}, tt.answered); (err != nil) != tt.bad {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// soakLength is 0 without SOAK.
+func soakLength(t *testing.T) time.Duration {
+	t.Helper()
+	switch text := os.Getenv("SOAK"); text {
+	case "":
+		return 0
+	case "1":
+		return soakTime
+	default:
+		length, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("SOAK must be 1 or a duration: %v", err)
+		}
+		return length
+	}
+}
+
+// churn disturbs the fleet under traffic, tells every minute how everybody is, and returns how many requests were answered.
+func churn(t *testing.T, f *fleet.Fleet, length time.Duration) int {
 	t.Helper()
 	tr := begin(t, f)
 	tick := time.NewTicker(churnEvery)
 	defer tick.Stop()
 	started := time.Now()
-	for turn := 0; time.Since(started) < soakHalf; turn++ {
+	for turn := 0; time.Since(started) < length; turn++ {
 		<-tick.C
 		disturb(t, f, turn)
+		if turn%12 == 11 {
+			tell(t, f)
+		}
 	}
 	if f.AgentRuns(demo + "-1") {
 		if _, err := f.StopAgent(soon(t), demo+"-1"); err != nil {
@@ -64,10 +134,30 @@ func soak(t *testing.T, f *fleet.Fleet) map[string]float64 {
 	}
 	works(t, f)
 	tr.mu.Lock()
+	answered := tr.total() - len(tr.failed)
 	tr.failed, tr.ended = nil, map[string]int{} // of those, other tests speak
 	tr.mu.Unlock()
 	calm()
 	tr.end(t)
+	return answered
+}
+
+// tell logs what everybody holds in the middle of it all.
+func tell(t *testing.T, f *fleet.Fleet) {
+	t.Helper()
+	heaps := heapsOf(t, f)
+	now, err := f.Take(soon(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bytes := range heaps {
+		t.Logf("%s: heap %.0f KB, %+v", name, bytes/1e3, now.Daemons[name])
+	}
+}
+
+// heapsAtRest are the smallest of a few looks after a rest.
+func heapsAtRest(t *testing.T, f *fleet.Fleet) map[string]float64 {
+	t.Helper()
 	time.Sleep(rest)
 	heaps := heapsOf(t, f)
 	for range 4 {
@@ -82,6 +172,7 @@ func soak(t *testing.T, f *fleet.Fleet) map[string]float64 {
 func disturb(t *testing.T, f *fleet.Fleet, turn int) {
 	t.Helper()
 	var err error
+	k := f.Kas[turn/6%2]
 	switch turn % 6 {
 	case 0:
 		err = f.StartAgent(soon(t), demo+"-1")
@@ -90,9 +181,9 @@ func disturb(t *testing.T, f *fleet.Fleet, turn int) {
 	case 2:
 		_, err = f.KillAgent(soon(t), demo+"-1")
 	case 3:
-		f.Kas[turn%2].PeerLink.Reset()
+		k.PeerLink.Reset()
 	case 4:
-		f.Kas[turn%2].RedisLink.Reset()
+		k.RedisLink.Reset()
 	case 5:
 		f.Pods[doubled].Link.Reset()
 	}

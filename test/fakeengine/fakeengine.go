@@ -188,6 +188,13 @@ func (f *fake) start(worker string) error {
 	if u.begin.GetDiff() {
 		return f.diff(worker, u)
 	}
+	if held := u.begin.GetHeld(); held != "" {
+		f.log("held", "worker_id", worker, "commit_id", commit)
+		return f.finish(&engine.Finished{Worker: worker, CommitId: commit, Error: held, UserError: true})
+	}
+	if err := f.say(&engine.FromEngine{Message: &engine.FromEngine_Working{Working: &engine.Working{Worker: worker, Rendering: true}}}); err != nil {
+		return err
+	}
 	files, err := json.Marshal(u.files)
 	if err != nil {
 		return err

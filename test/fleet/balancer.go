@@ -18,8 +18,8 @@ const (
 	lookLimit = time.Second
 	// chances is how many answers in a row a kas may owe.
 	chances = 3
-	// maxRefusals bounds what is remembered.
-	maxRefusals = 100
+	// maxBreaks bounds what is remembered.
+	maxBreaks = 1000
 )
 
 // backend is one kas as a balancer sees it.
@@ -40,13 +40,13 @@ type Balancer struct {
 	backends []*backend
 	only     map[string]bool // nil: all
 	next     int
-	refusals []string
+	breaks   []badlink.Break
 }
 
 func newBalancer(host string) (*Balancer, error) {
 	b := &Balancer{}
 	var err error
-	b.Link, err = badlink.Listen(badlink.Config{Host: host, Dial: b.dial})
+	b.Link, err = badlink.Listen(badlink.Config{Host: host, Dial: b.dial, Broken: b.broken})
 	return b, err
 }
 
@@ -92,19 +92,22 @@ func (b *Balancer) dial(ctx context.Context) (net.Conn, error) {
 			return conn, nil
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.refusals) < maxRefusals {
-		b.refusals = append(b.refusals, time.Now().Format("15:04:05.000 ")+err.Error())
-	}
 	return nil, err
 }
 
-// Refusals tells when the balancer had nobody to give a connection to, and why.
-func (b *Balancer) Refusals() []string {
+func (b *Balancer) broken(how badlink.Break) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Clone(b.refusals)
+	if len(b.breaks) < maxBreaks {
+		b.breaks = append(b.breaks, how)
+	}
+}
+
+// Breaks tells of the connections that were broken off, and of those for which there was nobody.
+func (b *Balancer) Breaks() []badlink.Break {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.breaks)
 }
 
 // watch follows the readiness of a kas until ctx ends. One that says that it is not ready, or that is not there, is out at once; one that does

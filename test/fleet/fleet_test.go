@@ -110,6 +110,31 @@ func TestFleet_EveryReplicaReachesTheAgentOfOne(t *testing.T) {
 	f.Pods["demo-1"].Link.Reset()
 }
 
+func TestCensus_More(t *testing.T) {
+	before := Census{Daemons: map[string]Count{"a": {Goroutines: 50, Streams: 2, Sockets: 5, ToAPI: 1}}, Keys: []string{"k"}}
+	for _, tt := range []struct {
+		now  Count
+		keys []string
+		want string // "": nothing
+	}{
+		{Count{Goroutines: 50, Streams: 2, Sockets: 5, ToAPI: 1}, nil, ""},
+		{Count{Goroutines: 50 + moreGoroutines, Streams: 2, Sockets: 5 + moreSockets, ToAPI: 1 + moreSockets}, []string{"k"}, ""},
+		{Count{Goroutines: 50 + moreGoroutines + 10*perStream, Streams: 12}, nil, ""},
+		{Count{Goroutines: 51 + moreGoroutines, Streams: 2}, nil, "goroutines"},
+		{Count{Sockets: 6 + moreSockets}, nil, "sockets"},
+		{Count{ToAPI: 2 + moreSockets}, nil, "connections to its API server"},
+		{Count{}, []string{"k", "new"}, "key new"},
+	} {
+		err := Census{Daemons: map[string]Count{"a": tt.now}, Keys: tt.keys}.more(before)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v %v: %v, want %q", tt.now, tt.keys, err, tt.want)
+		}
+	}
+	if err := (Census{}).more(before); err == nil {
+		t.Error("a daemon is gone, and nobody says so")
+	}
+}
+
 func TestFleet_BalancerFollowsReadiness(t *testing.T) {
 	f := StartT(t, Config{ControlPlane: cluster})
 	if err := f.Kas[0].Freeze(); err != nil {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -107,7 +109,7 @@ func TestImports(t *testing.T) {
 
 // TestAgentkLinks keeps the agent small and away from what only the server or other processes need.
 func TestAgentkLinks(t *testing.T) {
-	foreign := []string{"client-go/kubernetes", "cli-utils", "kustomize", "helm.sh", "go-git", "redis", "gitaly"}
+	foreign := []string{"client-go/kubernetes", "k8s.io/api/core", "cli-utils", "kustomize", "helm.sh", "go-git", "redis", "gitaly"}
 	own := []string{
 		"internal/kas/", "internal/standalone", "internal/k8sproxy", "internal/store", "internal/agentserver", "internal/agentauth",
 		"internal/gitops/engine", "internal/gitops/render", "internal/gitops/server",
@@ -124,5 +126,25 @@ func TestAgentkLinks(t *testing.T) {
 				t.Errorf("agentk links %s", r)
 			}
 		}
+	}
+}
+
+// maxAgentk is how large agentk may be without symbols, in bytes: what it took before it knew of GitOps, less what was saved since.
+const maxAgentk = 24_000_000
+
+// TestAgentkSize: what agentk links is in memory at every customer, whether it is used or not.
+func TestAgentkSize(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "agentk")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, module+"cmd/agentk")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	info, err := os.Stat(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > maxAgentk {
+		t.Errorf("agentk has %d bytes, at most %d are wanted: see go tool nm -size -sort size", info.Size(), maxAgentk)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -45,6 +46,8 @@ type Kas struct {
 	program                    string
 	dir                        string
 	agentAddress, proxyAddress string
+	world                      object // the sections that say who there is
+	proxyTLS                   object // the certificate of the proxy, nil: it speaks no TLS
 	cmd                        *exec.Cmd
 	ended                      chan struct{}
 }
@@ -99,7 +102,7 @@ git update-ref refs/heads/main "$(git -c user.name=swarm -c user.email=swarm@loc
 func (k *Kas) standalone(agents int) object {
 	known := make([]object, agents)
 	for i := range known {
-		known[i] = object{"id": i + 1, "name": fmt.Sprintf("agent-%06d", i), "project": project, "token_sha256": []string{hash(Token(i))}}
+		known[i] = object{"id": i + 1, "name": agentName(i), "project": project, "token_sha256": []string{hash(Token(i))}}
 	}
 	return object{
 		"repositories_dir": filepath.Join(k.dir, "repositories"),
@@ -113,18 +116,17 @@ func (k *Kas) standalone(agents int) object {
 
 // writeFile writes the configuration file: the listeners, and the sections that say what world this is.
 func (k *Kas) writeFile(world object) error {
+	k.world = world
+	proxy := object{"address": k.proxyAddress, "listen_grace_period": "0.2s", "shutdown_grace_period": "2s"}
+	maps.Copy(proxy, k.proxyTLS)
 	file := object{
 		"agent": object{
-			"listen": object{"address": k.agentAddress, "websocket": true, "listen_grace_period": "0.2s"},
-			"kubernetes_api": object{
-				"listen": object{"address": k.proxyAddress, "listen_grace_period": "0.2s", "shutdown_grace_period": "2s"}, "url_path_prefix": "/k8s-proxy/",
-			},
+			"listen":         object{"address": k.agentAddress, "websocket": true, "listen_grace_period": "0.2s"},
+			"kubernetes_api": object{"listen": proxy, "url_path_prefix": "/k8s-proxy/"},
 		},
 		"observability": object{"listen": object{"network": "unix", "address": k.socket()}},
 	}
-	for section, content := range world {
-		file[section] = content
-	}
+	maps.Copy(file, world)
 	content, err := yaml.Marshal(file)
 	if err != nil {
 		return err

@@ -71,7 +71,7 @@ func (k *Kas) ask(ctx context.Context, transport http.RoundTripper, i int) error
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Authorization", fmt.Sprintf("Bearer ci:%d:%s", i+1, jobToken))
+	request.Header.Set("Authorization", "Bearer "+Bearer(i))
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/internal/agentconfig"
+	"gitlab.com/agentk/agentk/internal/aside"
 	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/backoff"
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -85,26 +86,42 @@ func newSession(
 	}
 }
 
-// run ends with nil, that is OK, when ctx ends before the stream does: at its age limit and when kas stops.
+// run ends with nil, that is OK, when ctx ends before the stream does: at its age limit and when kas stops. It waits most of the time,
+// with a small stack: the looks are done aside.
 func (x *session) run(ctx context.Context) error {
 	for {
-		var changed <-chan struct{}
-		if x.s.cfg.Changes != nil {
-			changed = x.s.cfg.Changes.Changed() // before the check, so that no change is missed
-		}
-		checking, cancel := context.WithTimeout(ctx, checkTimeout)
-		pause, err := x.check(checking)
-		cancel()
+		l := &look{x: x, ctx: ctx}
+		err := aside.Do(l.once)
 		if ctx.Err() != nil {
 			return x.ended()
 		}
 		if err != nil {
 			return err
 		}
-		if again := x.wait(ctx, pause, changed); !again {
+		if again := x.wait(ctx, l.pause, l.changed); !again {
 			return x.ended()
 		}
 	}
+}
+
+// look is one look at the repository.
+type look struct {
+	x   *session
+	ctx context.Context //nolint:containedctx // that of the stream, for the one call of once
+	// pause is how long to wait before the next look, unless changed says that the backend has changed.
+	pause   time.Duration
+	changed <-chan struct{}
+}
+
+func (l *look) once() error {
+	if l.x.s.cfg.Changes != nil {
+		l.changed = l.x.s.cfg.Changes.Changed() // before the check, so that no change is missed
+	}
+	checking, cancel := context.WithTimeout(l.ctx, checkTimeout)
+	defer cancel()
+	var err error
+	l.pause, err = l.x.check(checking)
+	return err
 }
 
 // ended is the status of a stream that was not ended by an error of its own.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -250,6 +251,10 @@ func TestImpersonationFlags_NoKubeconfig(t *testing.T) {
 
 func TestTokenFile_Replaced(t *testing.T) {
 	path := write(t, "one")
+	synctest.Test(t, func(t *testing.T) { testTokenFileReplaced(t, path) })
+}
+
+func testTokenFileReplaced(t *testing.T, path string) {
 	core, logs := observer.New(zap.InfoLevel)
 	p := newProcess(t, nil)
 	token, err := tokenSource(path, "", p.Process, zap.New(core))
@@ -258,6 +263,7 @@ func TestTokenFile_Replaced(t *testing.T) {
 	}
 	expect := func(want string) {
 		t.Helper()
+		time.Sleep(time.Second) // of the test's own time: for that long the file may go unread
 		if got := token(); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}

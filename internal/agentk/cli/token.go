@@ -11,7 +11,7 @@ import (
 )
 
 // tokenSource returns the agent token from the file, from the environment, where it is removed, or as fallback the one of the file of
-// --config. The file is read again when it changes; while it cannot be read the last token is used.
+// --config. The file is read again within a second of its change; while it cannot be read the last token is used.
 func tokenSource(file, fallback string, p Process, log *zap.Logger) (func() string, error) {
 	variable, fromEnv, err := tokenOfEnvironment(p)
 	if err != nil {
@@ -76,7 +76,7 @@ type fileToken struct {
 }
 
 func (t *fileToken) get() string {
-	token, err := t.file.Read()
+	token, err := t.file.Recent()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {

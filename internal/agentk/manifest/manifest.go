@@ -37,7 +37,10 @@ type Config struct {
 	NoRBAC bool
 }
 
-var tag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+// isTag says that a text can be the tag of an image. The expression takes 0.1 MB, which an agent that only runs does without.
+func isTag(text string) bool {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`).MatchString(text)
+}
 
 func (c Config) check() error {
 	if _, err := kasdial.ParseAddress(c.KasAddress); err != nil {
@@ -48,7 +51,7 @@ func (c Config) check() error {
 		return errors.New("the agent token is empty")
 	case strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("the agent token holds characters that no token has, such as spaces")
-	case !tag.MatchString(c.Version):
+	case !isTag(c.Version):
 		return fmt.Errorf("version %q cannot be the tag of an image", c.Version)
 	}
 	if problems := validation.IsDNS1123Label(c.Namespace); len(problems) > 0 {

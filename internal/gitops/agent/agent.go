@@ -43,8 +43,8 @@ type Config struct {
 	Memory int64
 	// Access is how the engine reaches the API server; it is asked each time an engine is started.
 	Access func() (child.Access, error)
-	// PodNamespace and PodName are those of this pod, in whose name Events are published.
-	PodNamespace, PodName string
+	// PodName is that of this pod, in whose name Events are published.
+	PodName string
 	// ValuesURLs are the prefixes of URLs that values of charts may be read from.
 	ValuesURLs []string
 	// Transport reads such values. nil: with the trust and the proxies of the system.
@@ -65,7 +65,8 @@ type Module struct {
 	// changed gets a value when wanted is another one.
 	changed chan struct{}
 	// elector is used by one participation at a time.
-	elector Elector
+	elector    Elector
+	quarantine *quarantine
 
 	mu      sync.Mutex // guards all below
 	agentID int64
@@ -86,7 +87,7 @@ func New(cfg Config) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Module{cfg: cfg, values: values, metrics: metrics, changed: make(chan struct{}, 1)}, nil
+	return &Module{cfg: cfg, values: values, metrics: metrics, changed: make(chan struct{}, 1), quarantine: newQuarantine(cfg.timing.held)}, nil
 }
 
 // Name is what the log calls the module.
@@ -198,7 +199,7 @@ func (m *Module) election(ctx context.Context, updates <-chan struct{}) error {
 // setup is what all synchronisations of an engine share.
 func (m *Module) setup(agentID int64, access child.Access) *engine.Setup {
 	return &engine.Setup{
-		AgentId: agentID, Kubeconfig: access.Kubeconfig, PodNamespace: m.cfg.PodNamespace, PodName: m.cfg.PodName,
+		AgentId: agentID, Kubeconfig: access.Kubeconfig, PodName: m.cfg.PodName,
 	}
 }
 
@@ -212,7 +213,9 @@ type timing struct {
 	values time.Duration
 	fetch  backoff.Policy
 	engine backoff.Policy
-	child  childTiming
+	// held is how long a unit that ended the engine is held back.
+	held  backoff.Policy
+	child childTiming
 }
 
 // childTiming is that of child.Config.
@@ -230,6 +233,9 @@ func (t *timing) fill() {
 	}
 	if t.fetch.Initial == 0 {
 		t.fetch = fetchPolicy
+	}
+	if t.held.Initial == 0 {
+		t.held = heldPolicy
 	}
 	if t.engine.Initial == 0 {
 		t.engine = enginePolicy

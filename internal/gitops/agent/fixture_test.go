@@ -285,7 +285,7 @@ func startWith(t *testing.T, k *kas, client gitops.GitopsClient, change ...func(
 		},
 		Notify: func(_ context.Context, reason, message string) { b.notices <- reason + ": " + message },
 		Log:    zap.New(core), Registerer: b.registry,
-		timing: timing{batch: limit, shortest: 10 * time.Millisecond, values: limit, fetch: fast, engine: fast, child: childTiming{start: limit, silence: limit, look: 10 * time.Millisecond}},
+		timing: timing{batch: limit, shortest: 10 * time.Millisecond, values: limit, fetch: fast, engine: fast, held: fast, child: childTiming{start: limit, silence: limit, look: 10 * time.Millisecond}},
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,12 +27,17 @@ var enginePolicy = backoff.Policy{
 func (m *Module) lead(ctx context.Context, updates <-chan struct{}) {
 	retry := backoff.New(m.cfg.timing.engine)
 	for ctx.Err() == nil {
-		err := m.life(ctx, updates)
+		guilty, err := m.life(ctx, updates)
 		m.metrics.engineGone()
 		if ctx.Err() != nil {
 			return
 		}
 		pause := retry.Next()
+		if len(guilty) > 0 { // they wait, the others need not
+			m.cfg.Log.Warn("Units that ended the GitOps engine are held back", zap.Strings(workerID, guilty))
+			retry.Reset()
+			pause = min(pause, m.cfg.timing.engine.Initial)
+		}
 		m.engineFailed(ctx, err, pause)
 		sleep(ctx, pause)
 	}
@@ -47,22 +54,27 @@ func (m *Module) engineFailed(ctx context.Context, err error, pause time.Duratio
 	r.notify(ctx, err.Error())
 }
 
-// life runs one engine with a worker for each unit. The error says why the engine ended.
-func (m *Module) life(ctx context.Context, updates <-chan struct{}) error {
+// life runs one engine with a worker for each unit. The error says why the engine ended, and the names are those of units that are to
+// blame for it.
+func (m *Module) life(ctx context.Context, updates <-chan struct{}) ([]string, error) {
 	access, err := m.cfg.Access()
 	if err != nil {
-		return fmt.Errorf("access of the GitOps engine to the API server: %w", err)
+		return nil, fmt.Errorf("access of the GitOps engine to the API server: %w", err)
 	}
 	id, _ := m.current()
-	s := &session{module: m, report: m.newReport(), workers: map[string]*worker{}}
+	s := &session{module: m, report: m.newReport(), workers: map[string]*worker{}, active: map[string]suspect{}}
 	t := m.cfg.timing.child
 	m.metrics.starts.Inc()
-	return child.Run(ctx, child.Config{
+	err = child.Run(ctx, child.Config{
 		Executable: m.cfg.Engine, Environment: access.Environment, Memory: m.cfg.Memory, Secrets: access.Secrets,
 		Setup:   m.setup(id, access),
 		Receive: s.receive,
 		Start:   t.start, Silence: t.silence, Stop: t.stop, Look: t.look,
 	}, func(ctx context.Context, e *child.Engine) { s.follow(ctx, e, updates) })
+	if err == nil {
+		return nil, nil
+	}
+	return m.quarantine.ended(slices.Collect(maps.Values(s.active)), err), err
 }
 
 // session is the time of one engine. Workers do not outlive it: the next engine knows nothing, and all is asked for again.
@@ -70,8 +82,10 @@ type session struct {
 	module *Module
 	report *report
 
-	mu      sync.Mutex // guards workers
+	mu      sync.Mutex // guards all below
 	workers map[string]*worker
+	// active are those that the engine is at work for.
+	active map[string]suspect
 }
 
 // follow has a worker for each wanted unit until ctx ends.
@@ -79,6 +93,7 @@ func (s *session) follow(ctx context.Context, e *child.Engine, updates <-chan st
 	defer s.change(ctx, e, nil)
 	for {
 		_, units := s.module.current()
+		s.module.quarantine.retain(units)
 		s.change(ctx, e, units)
 		select {
 		case <-ctx.Done():
@@ -129,6 +144,7 @@ func (s *session) start(ctx context.Context, e *child.Engine, u unit) {
 		unit: u, send: e.Send, fetch: fetcher{client: m.cfg.Client, limit: m.cfg.timing.batch}, values: m.values,
 		timing: m.cfg.timing, policy: m.cfg.timing.fetch, log: m.cfg.Log.With(zap.String(workerID, u.id)), report: s.report,
 		needs: make(chan *engine.Need, 1), cancel: cancel, stopped: make(chan struct{}),
+		held: m.quarantine.of(u), release: m.quarantine.release,
 	}
 	s.mu.Lock()
 	s.workers[u.id] = w
@@ -139,13 +155,14 @@ func (s *session) start(ctx context.Context, e *child.Engine, u unit) {
 // receive handles what the engine says.
 func (s *session) receive(msg *engine.FromEngine) {
 	switch m := msg.GetMessage().(type) {
+	case *engine.FromEngine_Working:
+		s.works(m.Working)
 	case *engine.FromEngine_Finished:
+		s.rests(m.Finished.GetWorker())
+		s.module.quarantine.finished(m.Finished.GetWorker())
 		s.report.finished(m.Finished)
 	case *engine.FromEngine_Need:
-		s.mu.Lock()
-		w := s.workers[m.Need.GetWorker()]
-		s.mu.Unlock()
-		if w != nil {
+		if w := s.rests(m.Need.GetWorker()); w != nil {
 			w.need(m.Need)
 		}
 	case *engine.FromEngine_Log:
@@ -153,4 +170,21 @@ func (s *session) receive(msg *engine.FromEngine) {
 	case *engine.FromEngine_Metrics:
 		s.module.metrics.engine(m.Metrics)
 	}
+}
+
+// works notes that the engine is at work for a unit.
+func (s *session) works(m *engine.Working) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.workers[m.GetWorker()]; w != nil {
+		s.active[m.GetWorker()] = suspect{unit: w.unit, begin: w.begun.Load(), rendering: m.GetRendering()}
+	}
+}
+
+// rests notes that it is so no more, and returns the unit's worker, if there is one.
+func (s *session) rests(name string) *worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.active, name)
+	return s.workers[name]
 }

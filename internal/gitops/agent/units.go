@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/api/gitops"
@@ -24,11 +24,10 @@ const (
 	maxName = 53
 )
 
-// label is what Kubernetes calls a namespace; dotted what it calls a service account.
-var (
-	label  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	dotted = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
-)
+// isLabel says that Kubernetes takes a name for a namespace; isDotted that it does for a service account.
+func isLabel(name string) bool { return len(validation.IsDNS1123Label(name)) == 0 }
+
+func isDotted(name string) bool { return len(validation.IsDNS1123Subdomain(name)) == 0 }
 
 // unit is what one worker synchronises.
 type unit struct {
@@ -146,11 +145,11 @@ func checkProject(p *agentcfg.ManifestProjectCF) error {
 	}
 	if p.GetServiceAccount() != "" {
 		namespace, name, _ := strings.Cut(p.GetServiceAccount(), "/")
-		if !label.MatchString(namespace) || !dotted.MatchString(name) {
+		if !isLabel(namespace) || !isDotted(name) {
 			return fmt.Errorf("service_account: %.200q is not <namespace>/<name>", p.GetServiceAccount())
 		}
 	}
-	if !label.MatchString(p.GetDefaultNamespace()) {
+	if !isLabel(p.GetDefaultNamespace()) {
 		return fmt.Errorf("default_namespace: %.200q is not the name of a namespace", p.GetDefaultNamespace())
 	}
 	if p.GetReconcileTimeout().AsDuration() < 0 {
@@ -173,11 +172,11 @@ func checkDir(dir string) error {
 
 func chartUnit(c *agentcfg.ChartCF, configProject string, values *valuesReader) (unit, error) {
 	c = fillChart(c, configProject)
-	if !label.MatchString(c.GetReleaseName()) || len(c.GetReleaseName()) > maxName {
+	if !isLabel(c.GetReleaseName()) || len(c.GetReleaseName()) > maxName {
 		return unit{}, fmt.Errorf("release_name: %.200q is not the name of a release: at most %d lower case letters, digits and inner dashes",
 			c.GetReleaseName(), maxName)
 	}
-	if !label.MatchString(c.GetNamespace()) {
+	if !isLabel(c.GetNamespace()) {
 		return unit{}, fmt.Errorf("namespace: %.200q is not the name of a namespace", c.GetNamespace())
 	}
 	if c.GetMaxHistory() < 0 {

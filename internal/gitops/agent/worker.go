@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,6 +42,11 @@ type worker struct {
 	needs   chan *engine.Need // the newest one only
 	cancel  context.CancelFunc
 	stopped chan struct{}
+	// held is for how long the unit is held back; nil: it is not. release is called with the unit's id when that is over.
+	held    *hold
+	release func(id string)
+	// begun is the newest run that was begun.
+	begun atomic.Pointer[engine.Begin]
 
 	// All below is the worker's own. news is what is known of each source, and nil where nothing is.
 	news []*news
@@ -61,6 +67,9 @@ type news struct {
 // run works until ctx ends.
 func (w *worker) run(ctx context.Context) {
 	defer close(w.stopped)
+	if w.held != nil && !w.sitOut(ctx) {
+		return
+	}
 	w.news = make([]*news, len(w.unit.sources))
 	w.retry = backoff.New(w.policy)
 	offers := make(chan offer)
@@ -90,6 +99,35 @@ func (w *worker) run(ctx context.Context) {
 			w.repeat(ctx)
 		}
 	}
+}
+
+// sitOut lets the engine show that the unit is held back, and waits until that is over; false: ctx has ended.
+func (w *worker) sitOut(ctx context.Context) bool {
+	if w.tell(&engine.ToEngine{Message: &engine.ToEngine_Begin{Begin: w.held.announcement()}}) != nil ||
+		w.tell(&engine.ToEngine{Message: &engine.ToEngine_Run{Run: &engine.Run{Worker: w.unit.id}}}) != nil ||
+		!sleep(ctx, time.Until(w.held.soonest)) {
+		return false
+	}
+	waits, cancel := context.WithDeadline(ctx, w.held.until)
+	defer cancel()
+	retry := backoff.New(w.policy)
+	for r := w.unit.sources[0].repository; waits.Err() == nil; {
+		b, err := w.fetch.open(waits, r, r.paths, r.ref, commitOf(w.held.begin))
+		if err == nil { // a newer commit, which is read later
+			b.close()
+			break
+		}
+		pause := w.timing.shortest
+		if !errors.Is(err, errNothing) {
+			pause = max(pause, retry.Next())
+		}
+		sleep(waits, pause)
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	w.release(w.unit.id)
+	return true
 }
 
 // failed reports what a watcher could not do.
@@ -189,6 +227,7 @@ func (w *worker) assemble(ctx context.Context, o offer) error {
 		}
 	}
 	w.log.Info("Synchronizing objects", zap.String("commit_id", first.commit))
+	w.begun.Store(begin)
 	return w.tell(&engine.ToEngine{Message: &engine.ToEngine_Run{Run: &engine.Run{Worker: w.unit.id}}})
 }
 

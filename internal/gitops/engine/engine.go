@@ -60,6 +60,9 @@ type Engine struct {
 	setup   *engine.Setup
 	cluster *cluster.Cluster
 
+	// rendering has a token while a repository is rendered: one at a time, so that what it takes, or breaks, is known to be its.
+	rendering chan struct{}
+
 	announced map[string]*job
 	workers   map[string]*worker
 	wg        sync.WaitGroup // workers and metrics
@@ -80,6 +83,7 @@ func Run(ctx context.Context, config Config) error {
 	e := &Engine{
 		config:    config,
 		send:      &sender{out: config.Out, lost: cancel},
+		rendering: make(chan struct{}, 1),
 		announced: map[string]*job{},
 		workers:   map[string]*worker{},
 	}

@@ -60,14 +60,24 @@ func (r request) isWatch() bool { return strings.Contains(r.query, "watch=") }
 type recorder struct {
 	next http.RoundTripper
 
-	mu       sync.Mutex // guards requests
+	mu       sync.Mutex // guards all below
 	requests []request
+	// match and do are what once was told.
+	match func(*http.Request) bool
+	do    func()
 }
 
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.mu.Lock()
 	r.requests = append(r.requests, request{req.Method, req.URL.Path, req.URL.RawQuery})
+	var do func()
+	if r.match != nil && r.match(req) {
+		do, r.match = r.do, nil
+	}
 	r.mu.Unlock()
+	if do != nil {
+		do()
+	}
 	return r.next.RoundTrip(req)
 }
 
@@ -122,7 +132,7 @@ func startRig(t *testing.T, cp *kube.ControlPlane) *rig {
 	}()
 	go r.listen(outR)
 	t.Cleanup(func() { r.close() })
-	r.send(&pb.ToEngine{Message: &pb.ToEngine_Setup{Setup: &pb.Setup{AgentId: agentID, PodNamespace: "default", PodName: "pod"}}})
+	r.send(&pb.ToEngine{Message: &pb.ToEngine_Setup{Setup: &pb.Setup{AgentId: agentID, PodName: "pod"}}})
 	r.waitFor("Ready", func(m *pb.FromEngine) bool { return m.GetReady() != nil })
 	return r
 }

@@ -87,6 +87,7 @@ func (s *synchronisation) try(ctx context.Context, report *engine.Finished) (*ap
 	if err := s.decode(ctx, access); err != nil || len(s.decoded.need) > 0 {
 		return nil, err
 	}
+	s.worker.works(false)
 	if (report.GetReason() == engine.Finished_INTERVAL || report.GetReason() == engine.Finished_RETRY) && s.state != nil {
 		drifted, err := s.check(ctx, access)
 		if err != nil {
@@ -107,7 +108,16 @@ func (s *synchronisation) decode(ctx context.Context, access *cluster.Access) er
 	if s.decoded != nil {
 		return nil
 	}
-	d, err := decode(ctx, s.unit, s.job, access)
+	select {
+	case s.worker.engine.rendering <- struct{}{}:
+		defer func() { <-s.worker.engine.rendering }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.worker.works(true)
+	// A library that renders cannot be stopped but with the process, and a newer commit is no reason for that: it waits until this one is
+	// rendered, which takes as long as rendering may at most.
+	d, err := decode(context.WithoutCancel(ctx), s.unit, s.job, access)
 	if errors.Is(err, render.ErrStuck) {
 		// The library goes on computing for ever, and with memory nobody bounds: only the end of the process stops it.
 		fmt.Fprintf(os.Stderr, "worker %s, commit %s: %v\n", s.worker.name, s.unit.commit, err)
@@ -152,13 +162,16 @@ func (s *synchronisation) apply(ctx context.Context, access *cluster.Access, rep
 	before, state := s.worker.left, drift.New(apply.Manager)
 	s.state, s.corrects = nil, s.state != nil
 	o.Incomplete = len(p.Problems) > 0
-	o.Applied = func(u *unstructured.Unstructured) bool {
-		state.Add(u)
+	inv := s.inventory(p)
+	r := rendered(p.Objects, inv.ID())
+	o.Known = s.recall(ctx, access, r)
+	o.Applied = func(u *unstructured.Unstructured, request drift.Sum) bool {
+		state.Add(u, drift.Sent{Rendered: r.of(u), Request: request})
 		return o.DryRun != common.DryRunClient && before.Same(u)
 	}
 	o.KeepGoing = o.KeepGoing || o.DryRun != common.DryRunNone
 	o.Progress = s.progress(ctx, report)
-	out := apply.Run(ctx, access, s.inventory(p), p.Objects, o)
+	out := apply.Run(ctx, access, inv, p.Objects, o)
 	out.Add(p.Problems)
 	if o.DryRun != common.DryRunNone {
 		s.worker.logDryRun(report, out)

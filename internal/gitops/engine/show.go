@@ -158,6 +158,13 @@ func (s *synchronisation) show(ctx context.Context, begun time.Time, f *engine.F
 	s.event(ctx, f)
 }
 
+// hold shows that nothing is done, and why.
+func (s *synchronisation) hold(ctx context.Context, reason string) {
+	report := &engine.Finished{CommitId: s.unit.commit, Error: reason, UserError: true}
+	s.show(ctx, time.Now(), report, nil)
+	s.worker.finished(report)
+}
+
 func (s *synchronisation) event(ctx context.Context, f *engine.Finished) {
 	kind, reason := corev1.EventTypeNormal, publish.SyncSucceeded
 	message := fmt.Sprintf("commit %s: %d applied, %d pruned, %d unchanged, %d skipped",

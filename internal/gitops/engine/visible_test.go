@@ -145,6 +145,13 @@ subjects: [{kind: Group, name: "system:serviceaccounts:`+ns+`"}]
 	if d := document(t, p, ns); d.Commit != "c2" || d.State != status.Failed {
 		t.Errorf("status: %+v", d)
 	}
+	// What was refused is not there, and nobody has to look for it who may not.
+	for _, onError := range []string{"stop", "continue"} {
+		p.spec.OnError = onError
+		r.sync(p, "c3", files{"a.yaml": configMap("a", "3")})
+		r.syncError(p, "c4", files{"a.yaml": configMap("a", "3"), "s.yaml": secret}, "forbidden")
+	}
+	r.sync(p, "c5", files{"a.yaml": configMap("a", "5")})
 	q, _ := newProject(t)
 	q.spec.ServiceAccount = ns + "/deployer"
 	r.syncError(q, "c1", files{"a.yaml": configMap("a", "1")}, "forbidden")

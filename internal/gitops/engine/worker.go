@@ -100,6 +100,10 @@ func (w *worker) follow(ctx context.Context, j *job) {
 	}
 	s := newSync(w, u, j)
 	defer s.close()
+	if held := j.begin.GetHeld(); held != "" {
+		s.hold(ctx, held)
+		return
+	}
 	if j.begin.GetDiff() {
 		s.diff(ctx)
 		return
@@ -143,6 +147,11 @@ func wait(ctx context.Context, d time.Duration, something <-chan struct{}) (bool
 	case <-t.C:
 		return false, nil
 	}
+}
+
+// works tells agentk what is done now.
+func (w *worker) works(rendering bool) {
+	w.engine.send.message(&engine.FromEngine{Message: &engine.FromEngine_Working{Working: &engine.Working{Worker: w.name, Rendering: rendering}}})
 }
 
 // finished reports a pass.

@@ -110,6 +110,9 @@ func TestLoad_MistakesOfTheFileComeFirst(t *testing.T) {
 
 func TestCheckEnvironment(t *testing.T) {
 	plain, secure := parse(t, minimal), parse(t, strings.ReplaceAll(minimal, "private_api_authentication_secret}", "s, certificate_file: /c, key_file: /k}"))
+	socket := parse(t, strings.ReplaceAll(minimal, "private_api_authentication_secret}", "s, network: unix, address: /p, certificate_file: /c, key_file: /k}"))
+	const onSocket = "private_api.listen: certificate_file and a unix socket exclude each other, since other kas use no TLS on one; " +
+		"remove the certificate, or set environment variable OWN_PRIVATE_API_URL to where they reach it over TCP"
 	const host = "environment variable OWN_PRIVATE_API_HOST must name this kas, since private_api.listen has a certificate"
 	for _, tt := range []struct {
 		name string
@@ -120,6 +123,11 @@ func TestCheckEnvironment(t *testing.T) {
 		{"no TLS", plain, nil, ""},
 		{"TLS without a name", secure, nil, host},
 		{"TLS", secure, map[string]string{EnvOwnHost: "kas.example.com"}, ""},
+		{"TLS on a socket", socket, map[string]string{EnvOwnHost: "kas"}, onSocket},
+		{"TLS, said to be on a socket", secure, map[string]string{EnvOwnHost: "kas", envOwnURL: "unix:///p"}, onSocket},
+		{"TLS on a socket behind a URL", socket, map[string]string{EnvOwnHost: "kas", envOwnURL: "grpcs://a:1"}, ""},
+		{"TLS on a socket behind a port", socket, map[string]string{EnvOwnHost: "kas", envOwnCIDR: "10.0.0.0/8", envOwnPort: "1"}, ""},
+		{"socket without TLS", plain, map[string]string{envOwnURL: "unix:///p"}, ""},
 		{"two sources", plain, map[string]string{envOwnURL: "grpc://a", envOwnCIDR: "10.0.0.0/8"}, "environment variables OWN_PRIVATE_API_URL and OWN_PRIVATE_API_CIDR must not both be set"},
 		{"no URL", plain, map[string]string{envOwnURL: "10.0.0.1"}, "environment variable OWN_PRIVATE_API_URL must be a URL such as grpc://10.0.0.1:8155"},
 		{"scheme", plain, map[string]string{envOwnScheme: "https"}, "environment variable OWN_PRIVATE_API_SCHEME must be grpc or grpcs"},

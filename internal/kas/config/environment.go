@@ -34,6 +34,10 @@ func (c *Config) CheckEnvironment(getenv func(string) string) error {
 	if own != "" && getenv(envOwnCIDR) != "" {
 		found = append(found, fmt.Errorf("environment variables %s and %s must not both be set", envOwnURL, envOwnCIDR))
 	}
+	if listen.GetCertificateFile() != "" && (strings.HasPrefix(own, "unix:") || own == "" && getenv(envOwnCIDR) == "" && listen.GetNetwork() == "unix") {
+		found = append(found, fmt.Errorf("private_api.listen: certificate_file and a unix socket exclude each other, since other kas use no TLS on one; "+
+			"remove the certificate, or set environment variable %s to where they reach it over TCP", envOwnURL))
+	}
 	if own != "" {
 		if u, err := url.Parse(own); err != nil || u.Scheme == "" {
 			found = append(found, fmt.Errorf("environment variable %s must be a URL such as grpc://10.0.0.1:8155", envOwnURL))

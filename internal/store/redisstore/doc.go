@@ -16,6 +16,7 @@
 //	P:seen:<agent id>       string  when it was last seen, Unix nanoseconds
 //	P:tunnels:<agent id>    hash    location: value()
 //	P:limit:<key>:<window>  string  number of admitted calls
+//	P:refused:<key>         string  value(reason)         what GitLab has refused, and why
 //	P:epoch                 string  random; another one means that Redis lost its data
 //	P:tunnels               channel agent id              its locations have changed
 //	P:events                channel event                 a push

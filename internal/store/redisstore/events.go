@@ -19,7 +19,11 @@ type events struct {
 	subscribers map[*subscriber]struct{}
 }
 
-type subscriber struct{ ch chan string }
+type subscriber struct {
+	ch chan string
+	// forget takes the subscriber out of its context, which may live as long as the process while subscribers come and go.
+	forget func() bool
+}
 
 func newEvents(origin string, m *metrics) *events {
 	return &events{origin: origin, metrics: m, subscribers: map[*subscriber]struct{}{}}
@@ -30,7 +34,7 @@ func (e *events) channelOf(ctx context.Context) <-chan string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.subscribers[sub] = struct{}{}
-	context.AfterFunc(ctx, func() {
+	sub.forget = context.AfterFunc(ctx, func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.end(sub)
@@ -42,6 +46,7 @@ func (e *events) channelOf(ctx context.Context) <-chan string {
 func (e *events) end(sub *subscriber) {
 	if _, ok := e.subscribers[sub]; ok {
 		delete(e.subscribers, sub)
+		sub.forget()
 		close(sub.ch)
 	}
 }

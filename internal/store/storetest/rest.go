@@ -119,6 +119,28 @@ func eventsEnd(t *testing.T, s Subject) {
 	must(t, s.Store.Publish(t.Context(), "group/one"))
 }
 
+func refusals(t *testing.T, s Subject) {
+	ctx := t.Context()
+	known := func(key, want string, least, most time.Duration) {
+		t.Helper()
+		reason, left, err := s.Store.Refused(ctx, key)
+		must(t, err)
+		if reason != want || left < least || left > most {
+			t.Errorf("%s: %q for %s, want %q for %s to %s", key, reason, left, want, least, most)
+		}
+	}
+	known("a", "", 0, 0)
+	must(t, s.Store.Refuse(ctx, "a", "revoked", time.Minute))
+	known("a", "revoked", 59*time.Second, time.Minute)
+	known("b", "", 0, 0)
+	s.Advance(30 * time.Second)
+	known("a", "revoked", 29*time.Second, 30*time.Second)
+	must(t, s.Store.Refuse(ctx, "a", "", 2*time.Minute))
+	known("a", "", 119*time.Second, 2*time.Minute)
+	s.Advance(121 * time.Second)
+	known("a", "", 0, 0)
+}
+
 // minuteStart moves the clock to the start of a UTC minute.
 func minuteStart(s Subject) {
 	now := s.Now()

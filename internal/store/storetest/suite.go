@@ -53,6 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"a subscription ends with its context", eventsEnd},
 		{"a limit counts admitted calls per window", limit},
 		{"limits have their own keys", limitKeys},
+		{"a refusal is known until it ends", refusals},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })

@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
+	"gitlab.com/agentk/agentk/internal/kuberest"
 	"gitlab.com/agentk/agentk/internal/ownpod"
 )
 
@@ -48,12 +48,38 @@ type Emitter struct {
 
 	// mu guards all below and is held while publishing: one event at a time.
 	mu     sync.Mutex
-	object *corev1.ObjectReference // nil until found
+	object *ownpod.Object // nil until found
 	last   agent.Event
 	lastAt time.Time
 }
 
 var _ agent.Events = (*Emitter)(nil)
+
+// event is an Event of the group core, as far as it is filled in here.
+type event struct {
+	Kind                string        `json:"kind"`
+	APIVersion          string        `json:"apiVersion"`
+	Metadata            metadata      `json:"metadata"`
+	InvolvedObject      ownpod.Object `json:"involvedObject"`
+	Reason              string        `json:"reason"`
+	Message             string        `json:"message"`
+	Type                string        `json:"type"`
+	Source              source        `json:"source"`
+	ReportingController string        `json:"reportingComponent"`
+	ReportingInstance   string        `json:"reportingInstance"`
+	FirstTimestamp      metav1.Time   `json:"firstTimestamp"`
+	LastTimestamp       metav1.Time   `json:"lastTimestamp"`
+	Count               int           `json:"count"`
+}
+
+type metadata struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+type source struct {
+	Component string `json:"component"`
+}
 
 // New returns an Emitter.
 func New(cfg Config) (*Emitter, error) {
@@ -91,13 +117,15 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 		}
 	}
 	now := metav1.Now()
-	event := &corev1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Namespace: e.cfg.Namespace, Name: eventName(object, ev)},
+	published := &event{
+		Kind:                "Event",
+		APIVersion:          "v1",
+		Metadata:            metadata{Namespace: e.cfg.Namespace, Name: eventName(object, ev)},
 		InvolvedObject:      *object,
 		Reason:              ev.Reason,
 		Message:             shorten(ev.Message),
-		Type:                corev1.EventTypeNormal,
-		Source:              corev1.EventSource{Component: component},
+		Type:                "Normal",
+		Source:              source{Component: component},
 		ReportingController: component,
 		ReportingInstance:   e.cfg.Pod,
 		FirstTimestamp:      now,
@@ -105,10 +133,10 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 		Count:               1,
 	}
 	if ev.Warning {
-		event.Type = corev1.EventTypeWarning
+		published.Type = "Warning"
 	}
 	events := path.Join("/api/v1/namespaces", e.cfg.Namespace, "events")
-	err := e.cfg.Client.Post().AbsPath(events).Body(event).Do(ctx).Error()
+	_, err := kuberest.Send(ctx, e.cfg.Client.Post().AbsPath(events), published)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
@@ -117,11 +145,11 @@ func (e *Emitter) publish(ctx context.Context, ev agent.Event) error {
 	if err != nil {
 		return err
 	}
-	return e.cfg.Client.Patch(types.MergePatchType).AbsPath(events, event.Name).Body(patch).Do(ctx).Error()
+	return e.cfg.Client.Patch(types.MergePatchType).AbsPath(events, published.Metadata.Name).Body(patch).Do(ctx).Error()
 }
 
 // eventName is the same for the same event of every pod, so that replicas do not repeat each other.
-func eventName(object *corev1.ObjectReference, ev agent.Event) string {
+func eventName(object *ownpod.Object, ev agent.Event) string {
 	sum := sha256.Sum256([]byte(string(object.UID) + "\x00" + ev.Reason + "\x00" + ev.Message))
 	return object.Name + "." + hex.EncodeToString(sum[:8])
 }

@@ -22,6 +22,7 @@ import (
 
 	"gitlab.com/agentk/agentk/internal/agentconfig/agent"
 	"gitlab.com/agentk/agentk/internal/kuberest"
+	"gitlab.com/agentk/agentk/internal/ownpod"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -121,26 +122,26 @@ func TestEmit_FindsTheDeployment(t *testing.T) {
 	tests := []struct {
 		name    string
 		objects map[string]string
-		want    corev1.ObjectReference
+		want    ownpod.Object
 	}{
 		{
 			"a Deployment",
 			map[string]string{podPath: pod, setPath: set},
-			corev1.ObjectReference{Kind: "Deployment", APIVersion: "apps/v1", Namespace: "ns", Name: "agentk", UID: "deployment-uid"},
+			ownpod.Object{Kind: "Deployment", APIVersion: "apps/v1", Namespace: "ns", Name: "agentk", UID: "deployment-uid"},
 		},
 		{
 			"a replica set that may not be read",
 			map[string]string{podPath: pod},
-			corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
+			ownpod.Object{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
 		},
 		{
 			"a bare pod",
 			map[string]string{podPath: bare},
-			corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
+			ownpod.Object{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x", UID: "pod-uid"},
 		},
 		{
 			"a pod that may not be read", nil,
-			corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x"},
+			ownpod.Object{Kind: "Pod", APIVersion: "v1", Namespace: "ns", Name: "agentk-5d-x"},
 		},
 	}
 	for _, test := range tests {
@@ -152,7 +153,9 @@ func TestEmit_FindsTheDeployment(t *testing.T) {
 				t.Fatalf("%d events", len(c.order))
 			}
 			got := c.events[c.order[0]]
-			if diff := cmp.Diff(test.want, got.InvolvedObject); diff != "" {
+			o := got.InvolvedObject
+			involved := ownpod.Object{Kind: o.Kind, APIVersion: o.APIVersion, Namespace: o.Namespace, Name: o.Name, UID: o.UID}
+			if diff := cmp.Diff(test.want, involved); diff != "" {
 				t.Error(diff)
 			}
 			if got.Type != "Warning" || got.Reason != "InvalidConfiguration" || got.Message != invalid.Message || got.Count != 1 ||

@@ -14,11 +14,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
 	"gitlab.com/agentk/agentk/internal/gitops/engine/status"
+	"gitlab.com/agentk/agentk/internal/kuberest"
 )
 
 // Sync is the newest known state of one manifest project or chart.
@@ -46,6 +46,18 @@ type Filter struct {
 	AgentID int64
 }
 
+// configMaps is a list of ConfigMaps, as far as it is read here.
+type configMaps struct {
+	Items []struct {
+		Metadata struct {
+			Namespace string            `json:"namespace"`
+			Name      string            `json:"name"`
+			Labels    map[string]string `json:"labels"`
+		} `json:"metadata"`
+		Data map[string]string `json:"data"`
+	} `json:"items"`
+}
+
 // List reads the states, by namespace and name.
 func List(ctx context.Context, client rest.Interface, f Filter) ([]Sync, error) {
 	where := "/api/v1/configmaps"
@@ -56,8 +68,11 @@ func List(ctx context.Context, client rest.Interface, f Filter) ([]Sync, error) 
 	if f.AgentID != 0 {
 		selector += "=" + strconv.FormatInt(f.AgentID, 10)
 	}
-	list := &corev1.ConfigMapList{}
-	err := client.Get().AbsPath(where).Param("labelSelector", selector).Do(ctx).Into(list)
+	list := &configMaps{}
+	answer, err := kuberest.Answer(client.Get().AbsPath(where).Param("labelSelector", selector).Do(ctx))
+	if err == nil {
+		err = json.Unmarshal(answer, list)
+	}
 	if apierrors.IsForbidden(err) && f.Namespace == "" {
 		return nil, fmt.Errorf("you may not read all namespaces, try --namespace: %w", err)
 	}
@@ -66,12 +81,12 @@ func List(ctx context.Context, client rest.Interface, f Filter) ([]Sync, error) 
 	}
 	var all []Sync
 	for _, m := range list.Items {
-		s := Sync{Namespace: m.Namespace, Name: m.Name}
+		s := Sync{Namespace: m.Metadata.Namespace, Name: m.Metadata.Name}
 		if err := json.Unmarshal([]byte(m.Data[status.DataKey]), &s.Document); err != nil {
-			return nil, fmt.Errorf("ConfigMap %s/%s: %w", m.Namespace, m.Name, err)
+			return nil, fmt.Errorf("ConfigMap %s/%s: %w", m.Metadata.Namespace, m.Metadata.Name, err)
 		}
-		if s.AgentID, err = strconv.ParseInt(m.Labels[status.Label], 10, 64); err != nil {
-			return nil, fmt.Errorf("ConfigMap %s/%s has no agent in its label %s", m.Namespace, m.Name, status.Label)
+		if s.AgentID, err = strconv.ParseInt(m.Metadata.Labels[status.Label], 10, 64); err != nil {
+			return nil, fmt.Errorf("ConfigMap %s/%s has no agent in its label %s", m.Metadata.Namespace, m.Metadata.Name, status.Label)
 		}
 		if f.Unit == "" || f.Unit == s.Unit {
 			all = append(all, s)

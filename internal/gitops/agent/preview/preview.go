@@ -110,7 +110,7 @@ func (c *comparison) receive(m *engine.FromEngine) {
 		c.cfg.Logged(m.GetLog())
 		return
 	}
-	if m.GetMetrics() != nil {
+	if m.GetMetrics() != nil || m.GetWorking() != nil {
 		return
 	}
 	select {

@@ -5,12 +5,14 @@ package apply
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/cli-utils/pkg/apply"
 	"sigs.k8s.io/cli-utils/pkg/common"
 	"sigs.k8s.io/cli-utils/pkg/inventory"
@@ -43,8 +45,11 @@ type Options struct {
 	ReconcileTimeout, PruneTimeout time.Duration
 	// KeepGoing applies what does not depend on a failed object; otherwise the first failure ends the run and nothing is pruned.
 	KeepGoing bool
-	// Applied gets the API server's answer to each apply and says whether it changed nothing. It must not keep the object. May be nil.
-	Applied func(*unstructured.Unstructured) bool
+	// Known is what of the cluster need not be asked again. Nil: everything is. A dry run must not have any.
+	Known *cluster.Known
+	// Applied gets the API server's answer to each apply, and what cluster.Client.Applied says of it, and says whether it changed
+	// nothing. It must not keep the object. May be nil.
+	Applied func(u *unstructured.Unstructured, request [sha256.Size]byte) bool
 	// Progress is told about each result that is new or different, by the calling goroutine. May be nil.
 	Progress func(*Result)
 }
@@ -62,12 +67,16 @@ func Run(ctx context.Context, access *cluster.Access, info own.Info, objects []p
 		out.Err = err
 		return out
 	}
+	client.Recall(o.Known)
 	set := make(object.UnstructuredSet, len(objects))
-	for i := range objects {
-		set[i] = objects[i].Unstructured
+	kinds := make(map[object.ObjMetadata]schema.GroupVersionKind, len(objects))
+	for i, o := range objects {
+		set[i] = o.Unstructured
+		kinds[o.ID()] = o.GroupVersionKind()
 	}
 	inv := own.New(own.Config{
 		Info: info, Client: client, Manager: Manager, Set: object.UnstructuredSetToObjMetadataSet(set), Retain: o.Incomplete,
+		Refused: func(id object.ObjMetadata) bool { return refused(client, kinds, id) },
 	})
 	w := newWaiter(client)
 	w.noWaitApply, w.noWaitPrune = o.ReconcileTimeout == 0, o.PruneTimeout == 0
@@ -90,9 +99,15 @@ func Run(ctx context.Context, access *cluster.Access, info own.Info, objects []p
 	}
 	out.finish(ctx, context.Cause(runCtx))
 	if o.DryRun == common.DryRunNone && (out.Cancelled || out.Stopped) {
-		settle(ctx, access, inv, out)
+		settle(ctx, access, inv, out.tried(func(id object.ObjMetadata) bool { return refused(client, kinds, id) }), out)
 	}
 	return out
+}
+
+// refused says that nothing of an object of the set whose apply failed can be in the cluster: it was not sent, or not taken.
+func refused(client *cluster.Client, kinds map[object.ObjMetadata]schema.GroupVersionKind, id object.ObjMetadata) bool {
+	kind, ok := kinds[id]
+	return ok && !client.Stored(kind, id.Namespace, id.Name)
 }
 
 func first[A, B any](a A, _ B) A { return a }
@@ -128,7 +143,7 @@ func libraryOptions(o Options) apply.ApplierOptions {
 
 // settle leaves a truthful inventory behind a run that was cut off: without it, objects that were never applied would stay in it, and a
 // later run would prune foreign objects of those names.
-func settle(ctx context.Context, access *cluster.Access, inv *own.Client, out *Outcome) {
+func settle(ctx context.Context, access *cluster.Access, inv *own.Client, tried object.ObjMetadataSet, out *Outcome) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	client, err := access.Client(ctx)
@@ -136,7 +151,7 @@ func settle(ctx context.Context, access *cluster.Access, inv *own.Client, out *O
 		return
 	}
 	inv.Rebind(client)
-	if err := inv.Settle(ctx, out.tried()); err != nil && out.Err == nil && !out.Cancelled {
+	if err := inv.Settle(ctx, tried); err != nil && out.Err == nil && !out.Cancelled {
 		out.Err = err
 	}
 }

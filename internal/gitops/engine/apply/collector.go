@@ -94,7 +94,7 @@ func (c *collector) applied(e event.ApplyEvent) {
 		r.State = Succeeded
 		r.Status, r.Message = compute(e.Resource)
 		if c.options.Applied != nil {
-			r.Unchanged = c.options.Applied(e.Resource)
+			r.Unchanged = c.options.Applied(e.Resource, c.client.Applied(e.Resource))
 		}
 		if c.options.DryRun == common.DryRunNone {
 			c.waiter.applied(e.Identifier, e.Resource)

@@ -113,11 +113,11 @@ func (o *Outcome) finish(ctx context.Context, cause error) {
 	}
 }
 
-// tried returns the objects that the run sent to the API server, whatever came back.
-func (o *Outcome) tried() object.ObjMetadataSet {
+// tried returns the objects that the run has applied, or may have.
+func (o *Outcome) tried(refused func(object.ObjMetadata) bool) object.ObjMetadataSet {
 	var ids object.ObjMetadataSet
 	for id, r := range o.Results {
-		if r.Action == ActionApply && (r.State == Succeeded || r.State == Failed) {
+		if r.Action == ActionApply && (r.State == Succeeded || r.State == Failed && !refused(id)) {
 			ids = append(ids, id)
 		}
 	}

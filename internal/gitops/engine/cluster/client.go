@@ -23,6 +23,7 @@ type Client struct {
 	config *rest.Config
 	http   *http.Client
 	gate   *gate
+	base   string // path of the API server's URL
 }
 
 // Client returns a client for one run: when ctx ends, requests under way are cut off and further ones fail with ctx's cause.
@@ -33,7 +34,11 @@ func (a *Access) Client(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dynamic client: %w", err)
 	}
-	return &Client{Dynamic: dyn, Mapper: a.Mapper, config: a.config, http: hc, gate: g}, nil
+	server, _, err := rest.DefaultServerUrlFor(a.config)
+	if err != nil {
+		return nil, fmt.Errorf("address of the Kubernetes API server: %w", err)
+	}
+	return &Client{Dynamic: dyn, Mapper: a.Mapper, config: a.config, http: hc, gate: g, base: server.Path}, nil
 }
 
 // Resource is where objects of a kind are found; the namespace is ignored for kinds of cluster scope.

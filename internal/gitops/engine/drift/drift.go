@@ -25,7 +25,19 @@ type key struct{ namespace, name string }
 // record is what is remembered of an applied object.
 type record struct {
 	version string // resource version that is known to be right
-	sum     [sha256.Size]byte
+	sum     Sum
+	sent    Sent
+}
+
+// Sum condenses something.
+type Sum = [sha256.Size]byte
+
+// Sent is what an object was applied from.
+type Sent struct {
+	// Rendered condenses the object as the repository has it, and the inventory it belongs to.
+	Rendered Sum
+	// Request condenses the apply as it was sent; zero: it is not known.
+	Request Sum
 }
 
 // State is what a successful run left in the cluster. It is safe for concurrent use.
@@ -41,8 +53,8 @@ func New(manager string) *State {
 	return &State{manager: manager, kinds: map[schema.GroupVersionKind]map[key]record{}}
 }
 
-// Add remembers an object.
-func (s *State) Add(u *unstructured.Unstructured) {
+// Add remembers an object, and what it was applied from.
+func (s *State) Add(u *unstructured.Unstructured, sent Sent) {
 	sum, _ := digest(u, s.manager)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +62,7 @@ func (s *State) Add(u *unstructured.Unstructured) {
 	if s.kinds[gvk] == nil {
 		s.kinds[gvk] = map[key]record{}
 	}
-	s.kinds[gvk][key{u.GetNamespace(), u.GetName()}] = record{version: u.GetResourceVersion(), sum: sum}
+	s.kinds[gvk][key{u.GetNamespace(), u.GetName()}] = record{version: u.GetResourceVersion(), sum: sum, sent: sent}
 }
 
 // Same says that u, an answer to an apply, is as the object was left. In a dry run the version alone would tell nothing.
@@ -123,44 +135,52 @@ func (s *State) Check(ctx context.Context, client *cluster.Client) ([]string, er
 	return drifted, nil
 }
 
-// checkKind needs one LIST: of the only namespace, else of all. An account that may not read all of them costs one per namespace.
 func (s *State) checkKind(ctx context.Context, client *cluster.Client, kind schema.GroupVersionKind) ([]string, error) {
-	namespaces := s.namespaces(kind)
-	if len(namespaces) > 1 {
-		drifted, err := s.checkPlace(ctx, client, place{kind: kind})
-		if err == nil || !apierrors.IsForbidden(err) {
-			return drifted, err
-		}
-	}
-	var all []string
-	for _, ns := range namespaces {
-		drifted, err := s.checkPlace(ctx, client, place{kind, ns})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, drifted...)
-	}
-	return all, nil
+	var drifted []string
+	err := s.list(ctx, client, kind, func(p place, items []unstructured.Unstructured) {
+		drifted = append(drifted, s.compare(p, items)...)
+	})
+	return drifted, err
 }
 
-func (s *State) checkPlace(ctx context.Context, client *cluster.Client, p place) ([]string, error) {
+// list needs one LIST: of the only namespace, else of all. An account that may not read all of them costs one per namespace.
+func (s *State) list(ctx context.Context, client *cluster.Client, kind schema.GroupVersionKind, listed func(place, []unstructured.Unstructured)) error {
+	namespaces := s.namespaces(kind)
+	if len(namespaces) > 1 {
+		err := listPlace(ctx, client, place{kind: kind}, listed)
+		if err == nil || !apierrors.IsForbidden(err) {
+			return err
+		}
+	}
+	for _, ns := range namespaces {
+		if err := listPlace(ctx, client, place{kind, ns}, listed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func listPlace(ctx context.Context, client *cluster.Client, p place, listed func(place, []unstructured.Unstructured)) error {
 	resource, err := client.Resource(p.kind, p.namespace)
 	if meta.IsNoMatchError(err) {
-		return s.compare(p, nil), nil
+		listed(p, nil)
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	list, err := resource.List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {
 		// The kind's definition was deleted, and its objects with it. The mapper still believes in it.
 		client.Mapper.Reset()
-		return s.compare(p, nil), nil
+		listed(p, nil)
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return s.compare(p, list.Items), nil
+	listed(p, list.Items)
+	return nil
 }
 
 // compare returns what of a complete list is not as it was applied.
@@ -210,7 +230,7 @@ func (s *State) Drifted(kind schema.GroupVersionKind, u *unstructured.Unstructur
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if objects, ok := s.kinds[kind]; ok {
-		objects[k] = record{version: u.GetResourceVersion(), sum: sum}
+		objects[k] = record{version: u.GetResourceVersion(), sum: sum, sent: r.sent}
 	}
 	return false
 }

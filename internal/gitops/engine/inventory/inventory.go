@@ -86,6 +86,9 @@ type Config struct {
 	Set object.ObjMetadataSet
 	// Retain keeps objects in the inventory that are not in Set: the set is known to be incomplete.
 	Retain bool
+	// Refused says of an object of Set whose apply failed that nothing of it was stored. An account that may not touch it could never
+	// get rid of it again if it was in the inventory. Nil: of none.
+	Refused func(object.ObjMetadata) bool
 }
 
 // New returns the client of a run.

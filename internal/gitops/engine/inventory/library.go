@@ -79,8 +79,8 @@ func (c *Client) Merge(_ inventory.Info, objs object.ObjMetadataSet, dryRun comm
 	return prune, c.store(ctx, c.ids.Union(objs))
 }
 
-// Replace stores what the run leaves. Objects whose apply failed stay: the API server may have stored what it did not answer. So do those
-// that could not be deleted because the server of their kind was away.
+// Replace stores what the run leaves. Objects whose apply failed stay, unless the API server has refused it: it may have stored what it
+// did not answer. So do those that could not be deleted because the server of their kind was away.
 func (c *Client) Replace(_ inventory.Info, objs object.ObjMetadataSet, status []actuation.ObjectStatus, dryRun common.DryRunStrategy) error {
 	if dryRun.ClientOrServerDryRun() {
 		return nil
@@ -93,8 +93,11 @@ func (c *Client) Replace(_ inventory.Info, objs object.ObjMetadataSet, status []
 	}
 	var failed object.ObjMetadataSet
 	for _, s := range status {
-		if s.Strategy == actuation.ActuationStrategyApply && s.Actuation == actuation.ActuationFailed {
-			failed = append(failed, inventory.ObjMetadataFromObjectReference(s.ObjectReference))
+		if s.Strategy != actuation.ActuationStrategyApply || s.Actuation != actuation.ActuationFailed {
+			continue
+		}
+		if id := inventory.ObjMetadataFromObjectReference(s.ObjectReference); c.Refused == nil || !c.Refused(id) || c.before.Contains(id) {
+			failed = append(failed, id)
 		}
 	}
 	keep := objs.Union(failed).Union(c.unknown)
