@@ -34,14 +34,14 @@ func TestHTTP2_ReplacedUnderLoad_LosesNothing(t *testing.T) {
 		// notices is how long the balancer may take to notice that a kas leaves, which below is until enough requests are through.
 		notices = 10 * time.Second
 	)
-	start := func() *secureLine {
+	start := func(grace time.Duration) *secureLine {
 		return newSecureLine(t, echo, func(c *k8sproxy.Config) {
-			c.ListenGracePeriod, c.ShutdownGracePeriod = notices, time.Minute
+			c.ListenGracePeriod, c.ShutdownGracePeriod = grace, time.Minute
 		})
 	}
 	var now atomic.Pointer[secureLine]
 	var dialed atomic.Int64
-	now.Store(start())
+	now.Store(start(notices))
 	transport := now.Load().client.Transport.(*http.Transport).Clone()
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		dialed.Add(1)
@@ -81,7 +81,7 @@ func TestHTTP2_ReplacedUnderLoad_LosesNothing(t *testing.T) {
 	if n := dialed.Load() - before; n > clients {
 		t.Errorf("%d connections were opened before the balancer noticed", n)
 	}
-	now.Swap(start()).stopped(t)
+	now.Swap(start(0)).stopped(t)
 	enough()
 	close(stop)
 	working.Wait()
