@@ -163,7 +163,7 @@ func TestStream_Ends(t *testing.T) {
 func TestParseURL(t *testing.T) {
 	for address, want := range map[string]string{
 		"grpc://10.0.0.1:8155": "dns:10.0.0.1:8155", "grpc://kas": "dns:kas:80", "grpcs://kas": "secure dns:kas:443", "grpc://[::1]:1": "dns:[::1]:1",
-		"unix:///run/s": "unix:/run/s", "unix://run/s": "", "http://kas": "", "kas:8155": "", "": "", "grpc://": "", "grpc://%zz": "",
+		"unix:///run/s": "unix:/run/s", "unixs:///run/s": "secure unix:/run/s", "unixs://run/s": "", "unix://run/s": "", "http://kas": "", "kas:8155": "", "": "", "grpc://": "", "grpc://%zz": "",
 	} {
 		target, secure, err := parseURL(address)
 		if secure {
@@ -191,7 +191,7 @@ func TestPool_Failures(t *testing.T) {
 		url, want string
 	}{
 		"refused":    {PoolConfig{Keys: key("k")}, dead, "connection refused"},
-		"scheme":     {PoolConfig{Keys: key("k")}, "http://kas", "the scheme must be grpc, grpcs or unix"},
+		"scheme":     {PoolConfig{Keys: key("k")}, "http://kas", "the scheme must be grpc, grpcs, unix or unixs"},
 		"no CA":      {PoolConfig{Keys: key("k"), CAFile: "/nowhere"}, "grpcs://kas", "ca_certificate_file: open /nowhere"},
 		"bad CA":     {PoolConfig{Keys: key("k"), CAFile: empty}, "grpcs://kas", "no certificate in it"},
 		"no socket":  {PoolConfig{Keys: key("k")}, "unix:///nowhere/s", "no such file"},

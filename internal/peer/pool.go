@@ -168,13 +168,17 @@ func (p *Pool) tls() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(cfg), nil
 }
 
-// parseURL turns a replica's URL into a target of gRPC.
+// parseURL turns a replica's URL into a target of gRPC. Those whose scheme ends with an s are secure: unixs is TLS on a socket.
 func parseURL(address string) (target string, secure bool, err error) {
-	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		if !strings.HasPrefix(path, "/") {
-			return "", false, errors.New("a unix:// URL needs an absolute path")
+	for _, scheme := range []string{"unix", "unixs"} {
+		path, ok := strings.CutPrefix(address, scheme+"://")
+		switch {
+		case !ok:
+		case !strings.HasPrefix(path, "/"):
+			return "", false, fmt.Errorf("a %s:// URL needs an absolute path", scheme)
+		default:
+			return "unix:" + path, scheme == "unixs", nil
 		}
-		return "unix:" + path, false, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil {
@@ -187,7 +191,7 @@ func parseURL(address string) (target string, secure bool, err error) {
 	case u.Scheme == "grpcs" && port == "":
 		port = "443"
 	case u.Scheme != "grpc" && u.Scheme != "grpcs":
-		return "", false, errors.New("the scheme must be grpc, grpcs or unix")
+		return "", false, errors.New("the scheme must be grpc, grpcs, unix or unixs")
 	}
 	if u.Hostname() == "" {
 		return "", false, errors.New("the URL names no host")

@@ -102,7 +102,7 @@ func (d *Doctor) environment(context.Context) doctor.Outcome {
 	}
 	tls := d.kas.File.GetPrivateApi().GetListen().GetCertificateFile() != ""
 	switch {
-	case u.Scheme != "grpc" && u.Scheme != "grpcs" && u.Scheme != "unix":
+	case u.Scheme != "grpc" && u.Scheme != "grpcs" && u.Scheme != "unix" && u.Scheme != "unixs":
 		return doctor.Bad("own-address", "OWN_PRIVATE_API_URL has the scheme %q", u.Scheme)
 	case u.Scheme == "grpc" && tls, u.Scheme == "grpcs" && !tls:
 		return doctor.Bad("own-address", "OWN_PRIVATE_API_URL has the scheme %s, and private_api.listen has %s certificate", u.Scheme,

@@ -111,8 +111,7 @@ func TestLoad_MistakesOfTheFileComeFirst(t *testing.T) {
 func TestCheckEnvironment(t *testing.T) {
 	plain, secure := parse(t, minimal), parse(t, strings.ReplaceAll(minimal, "private_api_authentication_secret}", "s, certificate_file: /c, key_file: /k}"))
 	socket := parse(t, strings.ReplaceAll(minimal, "private_api_authentication_secret}", "s, network: unix, address: /p, certificate_file: /c, key_file: /k}"))
-	const onSocket = "private_api.listen: certificate_file and a unix socket exclude each other, since other kas use no TLS on one; " +
-		"remove the certificate, or set environment variable OWN_PRIVATE_API_URL to where they reach it over TCP"
+	const onSocket = "environment variable OWN_PRIVATE_API_URL must start with unixs, since private_api.listen has a certificate"
 	const host = "environment variable OWN_PRIVATE_API_HOST must name this kas, since private_api.listen has a certificate"
 	for _, tt := range []struct {
 		name string
@@ -123,8 +122,9 @@ func TestCheckEnvironment(t *testing.T) {
 		{"no TLS", plain, nil, ""},
 		{"TLS without a name", secure, nil, host},
 		{"TLS", secure, map[string]string{EnvOwnHost: "kas.example.com"}, ""},
-		{"TLS on a socket", socket, map[string]string{EnvOwnHost: "kas"}, onSocket},
+		{"TLS on a socket", socket, map[string]string{EnvOwnHost: "kas"}, ""},
 		{"TLS, said to be on a socket", secure, map[string]string{EnvOwnHost: "kas", envOwnURL: "unix:///p"}, onSocket},
+		{"TLS, said to be TLS on a socket", secure, map[string]string{EnvOwnHost: "kas", envOwnURL: "unixs:///p"}, ""},
 		{"TLS on a socket behind a URL", socket, map[string]string{EnvOwnHost: "kas", envOwnURL: "grpcs://a:1"}, ""},
 		{"TLS on a socket behind a port", socket, map[string]string{EnvOwnHost: "kas", envOwnCIDR: "10.0.0.0/8", envOwnPort: "1"}, ""},
 		{"socket without TLS", plain, map[string]string{envOwnURL: "unix:///p"}, ""},

@@ -34,9 +34,8 @@ func (c *Config) CheckEnvironment(getenv func(string) string) error {
 	if own != "" && getenv(envOwnCIDR) != "" {
 		found = append(found, fmt.Errorf("environment variables %s and %s must not both be set", envOwnURL, envOwnCIDR))
 	}
-	if listen.GetCertificateFile() != "" && (strings.HasPrefix(own, "unix:") || own == "" && getenv(envOwnCIDR) == "" && listen.GetNetwork() == "unix") {
-		found = append(found, fmt.Errorf("private_api.listen: certificate_file and a unix socket exclude each other, since other kas use no TLS on one; "+
-			"remove the certificate, or set environment variable %s to where they reach it over TCP", envOwnURL))
+	if listen.GetCertificateFile() != "" && strings.HasPrefix(own, "unix:") {
+		found = append(found, fmt.Errorf("environment variable %s must start with unixs, since private_api.listen has a certificate", envOwnURL))
 	}
 	if own != "" {
 		if u, err := url.Parse(own); err != nil || u.Scheme == "" {
@@ -112,6 +111,9 @@ func (c *Config) OwnURL(getenv func(string) string, bound net.Addr, machine Mach
 		return scheme + "://" + net.JoinHostPort(addr.String(), port), false, nil
 	}
 	if tcp == nil {
+		if scheme == "grpcs" {
+			return "unixs://" + bound.String(), false, nil
+		}
 		return "unix://" + bound.String(), false, nil
 	}
 	host, _, err := net.SplitHostPort(c.File.GetPrivateApi().GetListen().GetAddress())

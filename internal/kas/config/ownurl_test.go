@@ -40,6 +40,7 @@ func TestOwnURL(t *testing.T) {
 		{"free port", "127.0.0.1:0", false, loopback, machine, nil, "grpc://127.0.0.1:4711", false},
 		{"TLS", "127.0.0.1:0", true, loopback, machine, nil, "grpcs://127.0.0.1:4711", false},
 		{"socket", "/run/kas/private.sock", false, socket, machine, nil, "unix:///run/kas/private.sock", false},
+		{"socket with TLS", "/run/kas/private.sock", true, socket, machine, nil, "unixs:///run/kas/private.sock", false},
 		{"network", "0.0.0.0:8155", false, any4, machine, map[string]string{envOwnCIDR: "10.1.0.0/16"}, "grpc://10.1.2.3:8155", false},
 		{"two networks", ":8155", false, any6, machine, map[string]string{envOwnCIDR: "192.168.0.0/16, fd00::/8"}, "grpc://[fd00::3]:8155", false},
 		{
