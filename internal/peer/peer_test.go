@@ -2,9 +2,12 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,13 +242,19 @@ func TestPool_ForgetsConnectionsThatNobodyUses(t *testing.T) {
 // serve runs a private API without agents.
 func serve(t *testing.T, k key) (url string) {
 	t.Helper()
+	return "unix://" + serveTLS(t, k, nil)
+}
+
+// serveTLS is serve with TLS, unless that is nil; it returns the path of the socket.
+func serveTLS(t *testing.T, k key, secure *tls.Config) (socket string) {
+	t.Helper()
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
 	server, err := NewServer(ServerConfig{
-		Listener: ln, Keys: k, Registry: tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: registry}),
+		Listener: ln, Keys: k, TLS: secure, Registry: tunnel.NewRegistry(tunnel.RegistryConfig{Registerer: registry}),
 		Methods: map[string][]string{service: {method}}, DrainTimeout: -1, Log: zap.NewNop(), Registerer: registry,
 	})
 	if err != nil {
@@ -260,7 +269,36 @@ func serve(t *testing.T, k key) (url string) {
 			t.Error(err)
 		}
 	})
-	return "unix://" + ln.Addr().String()
+	return ln.Addr().String()
+}
+
+// A socket with TLS is reached as unixs, by whoever trusts its certificate, and not without TLS.
+func TestServer_TLSOnASocket(t *testing.T) {
+	certified := httptest.NewTLSServer(nil)
+	certified.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certified.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := serveTLS(t, "k", &tls.Config{MinVersion: tls.VersionTLS12, Certificates: certified.TLS.Certificates, NextProtos: []string{"h2"}})
+	for _, tt := range []struct {
+		url, name string
+		reached   bool
+	}{
+		{"unixs://" + socket, "example.com", true},
+		{"unixs://" + socket, "other.test", false},
+		{"unix://" + socket, "example.com", false},
+	} {
+		pool := newPool(t, PoolConfig{Keys: key("k"), CAFile: ca, ServerName: tt.name})
+		s, err := pool.Ask(bounded(t), tt.url, Request{AgentID: 1, Service: service, Method: method, Eager: true})
+		if err == nil {
+			_, err = s.Wait()
+			s.Finish(false)
+		}
+		if reached := fault.KindOf(err) != fault.Unavailable; reached != tt.reached {
+			t.Errorf("%s as %s: %v", tt.url, tt.name, err)
+		}
+	}
 }
 
 func TestServer_AnotherSecret(t *testing.T) {
