@@ -407,6 +407,7 @@ func TestOpen_CallerGoesAway_AgentIsCancelled(t *testing.T) {
 		if err := s.Send(text("begun")); err != nil {
 			return err
 		}
+		s.Ahead()
 		<-c.Done() // like a watch that never ends by itself
 		close(cancelled)
 		return c.Err()
