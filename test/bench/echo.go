@@ -25,7 +25,7 @@ func echoes(ctx context.Context, st *stage) ([]row, error) {
 		return nil, err
 	}
 	return []row{figure("echo_p50_ms", "ms", direct, line, most(added, 0.3))},
-		st.profile(ctx, s, s.fakeAgent, "echo", func(ctx context.Context, d time.Duration) error {
+		st.profile(ctx, s.l, s.fakeAgent, "echo", func(ctx context.Context, d time.Duration) error {
 			_, err := s.fakeLine.echo(ctx, d)
 			return err
 		})
