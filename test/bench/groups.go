@@ -61,6 +61,18 @@ func choose(all []group, words string) ([]group, error) {
 	return wanted, nil
 }
 
+// complete says whether a group has measured each of its figures, once, and nothing else.
+func (g group) complete(measured []row) error {
+	names := make([]string, len(measured))
+	for i, r := range measured {
+		names[i] = r.Name
+	}
+	if want := slices.Sorted(slices.Values(g.rows)); !slices.Equal(slices.Sorted(slices.Values(names)), want) {
+		return fmt.Errorf("measured %v instead of %v", names, g.rows)
+	}
+	return nil
+}
+
 // without completes what a group has measured before it failed: every row is there, those without a figure with the reason.
 func (g group) without(measured []row, err error) []row {
 	for _, name := range g.rows {
