@@ -34,7 +34,15 @@ func nodeSessions(ctx context.Context, st *stage) ([]row, error) {
 	}
 	defer n.stop()
 	return calmly(ctx, n.daemons(), st.progress, func() ([]row, error) {
-		return st.sessions(ctx, way{n.direct, n.through, n.l, nodeAgent}, "", most(ratio, 1.3))
+		rows, err := st.sessions(ctx, way{n.direct, n.through, n.l, nodeAgent}, "", most(ratio, 1.3))
+		if err != nil {
+			return rows, err
+		}
+		direct, line, err := alternate(ctx, st.effort, n.direct.keystrokes, n.through.keystrokes)
+		if err != nil {
+			return rows, fmt.Errorf("echo: %w", err)
+		}
+		return append(rows, figure("echo_p50_ms", "ms", direct, line, most(added, 0.3))), nil
 	})
 }
 

@@ -28,10 +28,14 @@ const (
 
 	// The Pod that takes the bytes. The fake API server does not look at names.
 	podPath     = "/api/v1/namespaces/default/pods/sink"
-	execPath    = podPath + "/exec?command=/sink&command=stdin&container=sink&stdin=true&stdout=true"
 	forwardPath = podPath + "/portforward"
 	sinkPort    = 7000
 )
+
+// execPath is an exec of what the program of the Pod can do (sink).
+func execPath(what string) string {
+	return podPath + "/exec?command=/sink&command=" + what + "&container=sink&stdin=true&stdout=true"
+}
 
 // received is what the other end answers when it has all bytes.
 var received = strconv.Itoa(moved)
@@ -55,13 +59,17 @@ type way struct {
 // sessions is what "kubectl exec -i" and "kubectl port-forward" take to send 100 MB, with the client that kubectl is made of and the
 // protocols that it speaks, WebSocket and SPDY in WebSocket.
 func (st *stage) sessions(ctx context.Context, w way, suffix string, g goal) ([]row, error) {
+	e := st.effort
+	if e.quick {
+		e.each /= 2 // one is a sample by itself
+	}
 	var rows []row
 	for _, of := range []struct {
 		name string
 		move func(target, context.Context) (float64, error)
 	}{{"exec_stdin_100mb" + suffix, target.exec}, {"portforward_100mb" + suffix, target.forward}} {
 		through := repeat(w.through, of.move)
-		direct, line, err := alternate(ctx, st.effort, repeat(w.direct, of.move), through)
+		direct, line, err := alternate(ctx, e, repeat(w.direct, of.move), through)
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", of.name, err)
 		}
@@ -126,7 +134,7 @@ func (zeros) Read(p []byte) (int, error) {
 func (t target) exec(ctx context.Context) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, movedLimit)
 	defer cancel()
-	executor, err := remotecommand.NewWebSocketExecutor(t.config(), http.MethodGet, t.base+execPath)
+	executor, err := remotecommand.NewWebSocketExecutor(t.config(), http.MethodGet, t.base+execPath("stdin"))
 	if err != nil {
 		return 0, err
 	}

@@ -1,5 +1,5 @@
 // Command sink is what stands in a Pod at the other end of an exec and of a forwarded port: it takes bytes, does nothing else with them,
-// so that the time is that of the way there, and says how many they were.
+// so that the time is that of the way there, and says how many they were. Or it returns each at once.
 package main
 
 import (
@@ -28,6 +28,9 @@ func run(args []string) error {
 		}
 		_, err = fmt.Print(n)
 		return err
+	case len(args) == 1 && args[0] == "echo":
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
 	case len(args) == 3 && args[0] == "listen":
 		size, err := strconv.ParseInt(args[2], 10, 64)
 		if err != nil {
@@ -35,7 +38,7 @@ func run(args []string) error {
 		}
 		return listen(args[1], size)
 	default:
-		return errors.New("usage: sink stdin | sink listen ADDRESS SIZE")
+		return errors.New("usage: sink stdin | sink echo | sink listen ADDRESS SIZE")
 	}
 }
 
