@@ -102,7 +102,7 @@ func (n *nodeBed) start(ctx context.Context) error {
 // sinkImage builds the image of the Pod.
 func (n *nodeBed) sinkImage(ctx context.Context) (string, error) {
 	program, tarball := filepath.Join(n.dir, "sink"), filepath.Join(n.dir, "sink.tar")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "gitlab.com/agentk/agentk/test/bench/sink")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "gitlab.com/agentk/agentk/test/bench/sink")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // there is no C library in the image
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the sink: %w\n%s", err, out)
