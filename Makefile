@@ -43,6 +43,7 @@ demo-gitlab: ## the same beside a GitLab (a double): git push, a CI pipeline, us
 	go run ./test/demogitlab
 
 bench: ## direct against through the line, in pairs; QUICK=1 for a short run, ROWS=get_,list50 for some figures, PROFILE=folder
+	@go run ./test/kube/build node || echo "no node: the figures that need one will say so" >&2
 	go run ./test/bench
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)

@@ -21,13 +21,10 @@ const (
 	forwardProtocol = "SPDY/3.1+portforward.k8s.io"
 
 	// The channels of execProtocol.
-	stdinChannel, errorChannel, closeChannel = 0, 3, 255
+	stdinChannel, stdoutChannel, errorChannel, closeChannel = 0, 1, 3, 255
 )
 
-// received is what the other end of a forwarded port answers.
-var received = strconv.Itoa(moved)
-
-// execSink is a command that reads its standard input to the end and says nothing.
+// execSink is a command that reads its standard input to the end and says how much that was.
 func execSink(w http.ResponseWriter, r *http.Request) {
 	upgrader := websocket.Upgrader{Subprotocols: []string{execProtocol}, ReadBufferSize: 64 << 10}
 	conn, err := upgrader.Upgrade(w, r, nil)
@@ -37,9 +34,10 @@ func execSink(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = conn.Close() }()
 	total, err := readStdin(conn)
 	status := metav1.Status{Status: metav1.StatusSuccess}
-	if err != nil || total != moved {
+	if err != nil {
 		status = metav1.Status{Status: metav1.StatusFailure, Message: fmt.Sprintf("standard input had %d bytes: %v", total, err)}
 	}
+	_ = conn.WriteMessage(websocket.BinaryMessage, fmt.Appendf([]byte{stdoutChannel}, "%d", total))
 	text, err := json.Marshal(status)
 	if err != nil {
 		return
@@ -78,7 +76,7 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// forwardSink is a port that reads to the end, says how much that was, and closes. It serves one connection.
+// forwardSink is a port that takes what is to be moved, says how much that was, and closes. It serves one connection.
 func forwardSink(w http.ResponseWriter, r *http.Request) {
 	upgrader := websocket.Upgrader{Subprotocols: []string{forwardProtocol}, ReadBufferSize: 64 << 10}
 	conn, err := upgrader.Upgrade(w, r, nil)
@@ -93,7 +91,7 @@ func forwardSink(w http.ResponseWriter, r *http.Request) {
 		}
 		go func() {
 			<-accepted
-			n, _ := io.CopyBuffer(discard{}, s, make([]byte, 64<<10)) // what came is what is answered
+			n, _ := io.CopyBuffer(discard{}, io.LimitReader(s, moved), make([]byte, 64<<10)) // what came is what is answered
 			_, _ = io.WriteString(s, strconv.FormatInt(n, 10))
 			_ = s.Close()
 			_ = (<-faults).Close()

@@ -22,8 +22,9 @@ var groups = []group{
 	{name: "small GET, one client", rows: []string{"get_p50_c1", "get_p50_fake_us"}, run: getOne},
 	{name: "small GET, 64 clients", rows: []string{"get_rps_c64", "get_p99_c64", "cpu_per_request_ms"}, run: getMany},
 	{name: "list of 50 MB", rows: []string{"list50_text", "list50_random", "cpu_per_gb_s", "list50_fake"}, run: lists},
-	{name: "exec and port-forward", rows: []string{"exec_stdin_100mb", "portforward_100mb"}, run: sessions},
-	{name: "keystrokes", rows: []string{"echo_p50_ms"}, run: echoes},
+	{name: "exec and port-forward to a container", rows: []string{"exec_stdin_100mb", "portforward_100mb", "echo_p50_ms"}, run: nodeSessions},
+	{name: "exec and port-forward, fake API server", rows: []string{"exec_stdin_100mb_fake", "portforward_100mb_fake"}, run: fakeSessions},
+	{name: "keystrokes, fake API server", rows: []string{"echo_p50_fake_ms"}, run: fakeEchoes},
 	{name: "one agent at full rate", rows: []string{"sustained_1_agent", "sustained_1_agent_rps"}, run: sustained},
 	{name: "the same over wss://", rows: []string{"get_rps_c64_wss", "list50_text_wss"}, run: overTLS},
 	{name: "idle daemons", rows: []string{"kas_rss_mb", "agentk_rss_mb", "engine_rss_mb", "kas_heap_mb", "agentk_heap_mb"}, run: idleDaemons},
@@ -58,6 +59,18 @@ func choose(all []group, words string) ([]group, error) {
 		return nil, fmt.Errorf("ROWS=%s: no figure has such a name", words)
 	}
 	return wanted, nil
+}
+
+// complete says whether a group has measured each of its figures, once, and nothing else.
+func (g group) complete(measured []row) error {
+	names := make([]string, len(measured))
+	for i, r := range measured {
+		names[i] = r.Name
+	}
+	if want := slices.Sorted(slices.Values(g.rows)); !slices.Equal(slices.Sorted(slices.Values(names)), want) {
+		return fmt.Errorf("measured %v instead of %v", names, g.rows)
+	}
+	return nil
 }
 
 // without completes what a group has measured before it failed: every row is there, those without a figure with the reason.

@@ -52,7 +52,7 @@ func lists(ctx context.Context, st *stage) ([]row, error) {
 		return rows, fmt.Errorf("list50_fake: %w", err)
 	}
 	rows = append(rows, figure("list50_fake", "MB/s", pick(direct, reading.speed), pick(line, reading.speed), goal{}))
-	return rows, st.profile(ctx, s, s.agent, "list50_text", func(ctx context.Context, d time.Duration) error {
+	return rows, st.profile(ctx, s.l, s.agent, "list50_text", func(ctx context.Context, d time.Duration) error {
 		_, err := s.line.load(ctx, bulkText.path(), 1, d)
 		return err
 	})

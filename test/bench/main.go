@@ -89,6 +89,9 @@ func (s *stage) perform(ctx context.Context, wanted []group) (rows []row, failed
 		s.progress(g.name)
 		begun, goroutines := time.Now(), s.census(ctx)
 		measured, err := g.run(ctx, s)
+		if err == nil {
+			err = g.complete(measured)
+		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", g.name, err)
 			s.progress("FAILED: " + err.Error())

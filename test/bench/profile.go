@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"gitlab.com/agentk/agentk/test/line"
 )
 
 // profile takes CPU and allocation profiles of both daemons while one side of a figure is measured once more, for its own sake, if
 // profiles are wanted at all. It leaves <name>-<daemon>-cpu.pprof and -alloc.pprof.
-func (st *stage) profile(ctx context.Context, s *scene, agentName, name string, load func(context.Context, time.Duration) error) error {
+func (st *stage) profile(ctx context.Context, l *line.Line, agentName, name string, load func(context.Context, time.Duration) error) error {
 	if st.profiles == "" {
 		return nil
 	}
@@ -31,7 +33,7 @@ func (st *stage) profile(ctx context.Context, s *scene, agentName, name string, 
 	} {
 		wg.Go(func() {
 			page := fmt.Sprintf("/debug/pprof/%s?seconds=%d", of.page, seconds)
-			data, err := unixPage(ctx, filepath.Join(s.l.Dir, of.socket), page)
+			data, err := unixPage(ctx, filepath.Join(l.Dir, of.socket), page)
 			if err == nil {
 				err = os.WriteFile(filepath.Join(st.profiles, name+"-"+of.daemon+"-"+of.kind+".pprof"), []byte(data), 0o644)
 			}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"gitlab.com/agentk/agentk/internal/standalone"
+	"gitlab.com/agentk/agentk/test/line"
 	"gitlab.com/agentk/agentk/test/redis"
 )
 
@@ -44,7 +45,7 @@ type replicas struct {
 	client        *http.Client
 }
 
-// startReplicas starts them in a folder, which has to be empty, from programs without the race detector.
+// startReplicas starts them in a folder, which has to be empty.
 func startReplicas(ctx context.Context, dir string) (*replicas, error) {
 	r := &replicas{dir: dir, client: newClient(nil)}
 	r.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 2 * absentAgents
@@ -56,15 +57,14 @@ func startReplicas(ctx context.Context, dir string) (*replicas, error) {
 }
 
 func (r *replicas) start(ctx context.Context) error {
-	program := filepath.Join(r.dir, "kas")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "gitlab.com/agentk/agentk/cmd/kas").CombinedOutput(); err != nil {
-		return fmt.Errorf("build kas: %w\n%s", err, out)
+	binaries, err := line.Build(ctx)
+	if err != nil {
+		return err
 	}
 	dir := filepath.Join(r.dir, "redis")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	var err error
 	if r.redis, err = redis.Start(ctx, redis.Config{Dir: dir}); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (r *replicas) start(ctx context.Context) error {
 		return err
 	}
 	for i := range r.kas {
-		if err := r.startKas(ctx, program, i); err != nil {
+		if err := r.startKas(ctx, binaries.Kas, i); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,25 +105,66 @@ func TestGroups_NamesAreUnique(t *testing.T) {
 	}
 }
 
+// TestReadme_TellsOfEveryFigure compares the table of the README, whose names may end in a star, with the groups.
+func TestReadme_TellsOfEveryFigure(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]bool{} // whether there is such a figure
+	name := regexp.MustCompile("`([a-z0-9_*]+)`")
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 3 {
+			continue
+		}
+		for _, match := range name.FindAllStringSubmatch(cells[1], -1) {
+			told[match[1]] = false
+		}
+	}
+	for _, g := range groups {
+		for _, figure := range g.rows {
+			found := false
+			for pattern := range told {
+				if matched, err := path.Match(pattern, figure); err != nil {
+					t.Fatal(err)
+				} else if matched {
+					told[pattern], found = true, true
+				}
+			}
+			if !found {
+				t.Errorf("the table does not tell of %s", figure)
+			}
+		}
+	}
+	for pattern, exists := range told {
+		if !exists {
+			t.Errorf("the table tells of %s, which no group measures", pattern)
+		}
+	}
+}
+
 func TestPerform_GoesOnAfterAFailure(t *testing.T) {
 	broken := errors.New("broken")
 	s := &stage{effort: effort{quick: true}, progress: func(text string) { t.Log(text) }}
 	good := row{Name: "good", OK: true, Quick: true}
 	rows, failed := s.perform(t.Context(), []group{
 		{name: "bad", rows: []string{"good", "missing"}, run: failing(good, broken)},
+		{name: "silent", rows: []string{"said", "unsaid"}, run: failing(row{Name: "said", OK: true}, nil)},
+		{name: "talkative", run: failing(row{Name: "more", OK: true}, nil)},
 		{name: "fine", rows: []string{"other"}, run: failing(row{Name: "other", OK: true}, nil)},
 	})
-	if len(failed) != 1 || !errors.Is(failed[0], broken) {
+	if len(failed) != 3 || !errors.Is(failed[0], broken) {
 		t.Errorf("failures: %v", failed)
 	}
 	var names []string
 	for _, r := range rows {
 		names = append(names, r.Name)
-		if r.OK != (r.Name != "missing") || !r.Quick {
+		if r.OK == slices.Contains([]string{"missing", "unsaid"}, r.Name) || !r.Quick {
 			t.Errorf("row %+v", r)
 		}
 	}
-	if diff := cmp.Diff([]string{"good", "missing", "other"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"good", "missing", "said", "unsaid", "more", "other"}, names); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
 }

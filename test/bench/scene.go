@@ -15,6 +15,7 @@ import (
 
 	authv1 "k8s.io/api/authentication/v1"
 
+	"gitlab.com/agentk/agentk/test/kube"
 	"gitlab.com/agentk/agentk/test/line"
 )
 
@@ -62,10 +63,10 @@ func (st *stage) newScene(ctx context.Context, scheme string) (*scene, error) {
 
 func (s *scene) build(ctx context.Context, st *stage) error {
 	var err error
-	if s.line, err = s.throughLine(s.agent); err != nil {
+	if s.line, err = throughLine(s.l, s.agent); err != nil {
 		return err
 	}
-	if s.direct, err = s.straight(ctx, st); err != nil {
+	if s.direct, err = s.line.straight(ctx, st.cluster, s.agent); err != nil {
 		return err
 	}
 	if err := s.startFakeAgent(ctx, st); err != nil {
@@ -87,25 +88,26 @@ const jobsMayAll = `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole
  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin},
  subjects: [{kind: Group, apiGroup: rbac.authorization.k8s.io, name: "gitlab:ci_job"}]}`
 
-func (s *scene) throughLine(name string) (target, error) {
-	bearer, err := s.l.Bearer(job, name)
+// throughLine is an agent's cluster as the job reaches it.
+func throughLine(l *line.Line, name string) (target, error) {
+	bearer, err := l.Bearer(job, name)
 	if err != nil {
 		return target{}, err
 	}
 	return target{
-		client: newClient(s.l.Authority.Pool), base: s.l.ProxyURL, header: http.Header{"Authorization": {"Bearer " + bearer}},
-		authority: s.l.Authority.File,
+		client: newClient(l.Authority.Pool), base: l.ProxyURL, header: http.Header{"Authorization": {"Bearer " + bearer}},
+		authority: l.Authority.File,
 	}, nil
 }
 
-// straight asks the API server itself, with an account of the agent's power and as the identity that the job has through the
-// line: the API server has the same work to do.
-func (s *scene) straight(ctx context.Context, st *stage) (target, error) {
-	token, err := st.cluster.CreateServiceAccount(ctx, "gitlab-agent-"+s.agent, "gitlab-agent")
+// straight asks the API server itself, with the agent's account and as the identity that the job has through the line, which t
+// is: the API server has the same work to do.
+func (t target) straight(ctx context.Context, cluster *kube.ControlPlane, agent string) (target, error) {
+	token, err := cluster.CreateServiceAccount(ctx, "gitlab-agent-"+agent, "gitlab-agent")
 	if err != nil {
 		return target{}, err
 	}
-	user, err := s.whoami(ctx)
+	user, err := t.whoami(ctx)
 	if err != nil {
 		return target{}, err
 	}
@@ -119,20 +121,20 @@ func (s *scene) straight(ctx context.Context, st *stage) (target, error) {
 		header["Impersonate-Extra-"+strings.ReplaceAll(key, "/", "%2F")] = values
 	}
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(st.cluster.CA)
-	return target{client: newClient(pool), base: st.cluster.URL, header: header}, nil
+	pool.AppendCertsFromPEM(cluster.CA)
+	return target{client: newClient(pool), base: cluster.URL, header: header, authority: cluster.CAFile}, nil
 }
 
 // whoami asks through the line who the job is in the cluster.
-func (s *scene) whoami(ctx context.Context) (authv1.UserInfo, error) {
+func (t target) whoami(ctx context.Context) (authv1.UserInfo, error) {
 	body := `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.line.base+"/apis/authentication.k8s.io/v1/selfsubjectreviews", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+"/apis/authentication.k8s.io/v1/selfsubjectreviews", strings.NewReader(body))
 	if err != nil {
 		return authv1.UserInfo{}, err
 	}
-	req.Header = s.line.header.Clone()
+	req.Header = t.header.Clone()
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := s.line.client.Do(req)
+	resp, err := t.client.Do(req)
 	if err != nil {
 		return authv1.UserInfo{}, err
 	}
@@ -196,7 +198,7 @@ func (s *scene) startFakeAgent(ctx context.Context, st *stage) error {
 	s.fakeDirect = target{
 		client: newClient(st.fake.authority.Pool), base: st.fake.url, header: s.direct.header, authority: st.fake.authority.File,
 	}
-	s.fakeLine, err = s.throughLine(s.fakeAgent)
+	s.fakeLine, err = throughLine(s.l, s.fakeAgent)
 	return err
 }
 

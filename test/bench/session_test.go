@@ -43,7 +43,7 @@ func TestSessions_FakeTakesEveryByte(t *testing.T) {
 func TestSessions_RefusedUpgrade(t *testing.T) {
 	refuses := startTarget(t, http.NotFoundHandler())
 	for name, move := range map[string]func(context.Context, time.Duration) (float64, error){
-		"exec": repeat(refuses, target.exec), "port-forward": repeat(refuses, target.forward), "echo": refuses.echo,
+		"exec": repeat(refuses, target.exec), "port-forward": repeat(refuses, target.forward), "echo": refuses.echo, "keystrokes": refuses.keystrokes,
 	} {
 		if _, err := move(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)

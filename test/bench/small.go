@@ -78,7 +78,7 @@ func getMany(ctx context.Context, st *stage) ([]row, error) {
 		figure("cpu_per_request_ms", "ms", nil, pick(line, perRequest), most(plain, 0.25)),
 	}
 	// In front of the fake API server more of the processors is left for what the profile is about.
-	return rows, st.profile(ctx, s, s.fakeAgent, "get_c64", func(ctx context.Context, d time.Duration) error {
+	return rows, st.profile(ctx, s.l, s.fakeAgent, "get_c64", func(ctx context.Context, d time.Duration) error {
 		_, err := s.fakeLine.load(ctx, smallPath, manyClients, d)
 		return err
 	})

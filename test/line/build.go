@@ -28,15 +28,15 @@ var built struct {
 	binaries Binaries
 }
 
-// Build compiles the daemons of this checkout, with the race detector if the caller has it, and returns where they are. It does so once
-// per process; when nothing has changed since another process did, it takes a second or two.
+// Build compiles the daemons of this checkout and returns where they are: as they are released, or with the race detector if the caller
+// has it. It does so once per process; when nothing has changed since another process did, it takes a second or two.
 func Build(ctx context.Context) (Binaries, error) {
 	built.Lock()
 	defer built.Unlock()
 	if built.done {
 		return built.binaries, nil
 	}
-	root, err := goCommand(ctx, "list", "-m", "-f", "{{.Dir}}", modulePath)
+	root, err := goCommand(ctx, nil, "list", "-m", "-f", "{{.Dir}}", modulePath)
 	if err != nil {
 		return Binaries{}, fmt.Errorf("find the checkout: %w", err)
 	}
@@ -52,11 +52,10 @@ func Build(ctx context.Context) (Binaries, error) {
 		return Binaries{}, err
 	}
 	defer unlock()
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
-	if raceBuild {
-		args = append(args, "-race")
-	}
-	if _, err := goCommand(ctx, append(args, modulePath+"/cmd/kas", modulePath+"/cmd/agentk", modulePath+"/cmd/agentk-gitops")...); err != nil {
+	env, flags := buildSettings(raceBuild)
+	args := append([]string{"build", "-o", dir + string(filepath.Separator)}, flags...)
+	args = append(args, modulePath+"/cmd/kas", modulePath+"/cmd/agentk", modulePath+"/cmd/agentk-gitops")
+	if _, err := goCommand(ctx, env, args...); err != nil {
 		return Binaries{}, fmt.Errorf("build the daemons: %w", err)
 	}
 	built.binaries = Binaries{Kas: filepath.Join(dir, "kas"), Agentk: filepath.Join(dir, "agentk")}
@@ -64,8 +63,19 @@ func Build(ctx context.Context) (Binaries, error) {
 	return built.binaries, nil
 }
 
-func goCommand(ctx context.Context, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", args...).Output()
+// buildSettings are environment and flags of go build. Without the race detector they are those of the images (deploy/images), static
+// and stripped: what is measured is what runs elsewhere.
+func buildSettings(race bool) (env, flags []string) {
+	if race {
+		return nil, []string{"-race"}
+	}
+	return []string{"CGO_ENABLED=0"}, []string{"-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w"}
+}
+
+func goCommand(ctx context.Context, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return "", fmt.Errorf("go %s: %w\n%s", args[0], err, exit.Stderr)
