@@ -6,18 +6,19 @@ package agentconfig
 import (
 	"fmt"
 	"regexp"
+	"sync"
 
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/internal/protoyaml"
 	"gitlab.com/agentk/agentk/internal/rules"
 )
 
-// agentName is an RFC 1123 label, so that a name is one path segment and nothing else.
-var agentName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+// agentName is an RFC 1123 label, so that a name is one path segment and nothing else. Compiled it is large.
+var agentName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) })
 
 // Path is where the configuration file of an agent is in its project. A name that cannot be an agent's is an error.
 func Path(name string) (string, error) {
-	if !agentName.MatchString(name) {
+	if !agentName().MatchString(name) {
 		return "", fmt.Errorf("%.80q is not an agent name: up to 63 lower case letters, digits and inner dashes", name)
 	}
 	return ".gitlab/agents/" + name + "/config.yaml", nil

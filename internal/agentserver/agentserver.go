@@ -23,10 +23,11 @@ const (
 	// among all connections. There is no read buffer, which each connection would hold all its life: the connections read ahead themselves.
 	writeBuffer = 32 << 10
 	// streamWindow and connWindow are what a peer may send unread. They are fixed, because what is measured otherwise grows to
-	// 16 MiB per stream and costs pings on busy connections: 1 MiB per stream is 20 MB/s at a round trip of 50 ms, and an agent
-	// with 500 streams can make kas hold 500 MiB at the very most.
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
+	// 16 MiB per stream and costs pings on busy connections. The library gives a stream more when a quarter of its window is read, so
+	// that 2 MiB per stream is 30 MB/s at a round trip of 50 ms; a connection gets more when a quarter of its window has come, read or
+	// not. An agent with 500 streams that nobody reads can hence make kas hold 1000 MiB at the very most, 2 MiB for each.
+	streamWindow = 2 << 20
+	connWindow   = 8 << 20
 
 	defaultListenGrace = 5 * time.Second
 	defaultDrain       = 30 * time.Second

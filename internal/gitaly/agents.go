@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,7 +22,10 @@ const (
 	maxEntries = 100_000
 )
 
-var agentFile = regexp.MustCompile(`^\.gitlab/agents/([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)/config\.yaml$`)
+// agentFile is large when compiled, and not every kas looks for agents.
+var agentFile = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\.gitlab/agents/([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)/config\.yaml$`)
+})
 
 // AgentConfigFile is the configuration file of an agent.
 type AgentConfigFile struct {
@@ -102,7 +106,7 @@ func (o *operation) refused(err error) error {
 func agentFilesOf(entries []*gitalypb.TreeEntry) []AgentConfigFile {
 	var files []AgentConfigFile
 	for _, entry := range entries {
-		match := agentFile.FindSubmatch(entry.GetPath())
+		match := agentFile().FindSubmatch(entry.GetPath())
 		if match == nil || entry.GetType() != gitalypb.TreeEntry_BLOB || entry.GetMode()&modeType != modeRegular {
 			continue
 		}

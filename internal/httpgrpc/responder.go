@@ -64,7 +64,7 @@ func (r *Responder) Serve(ctx context.Context, s ResponderStream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	x := &served{ctx: ctx, cancel: cancel, stream: s, frames: requestFrames{stream: s}}
-	return x.status(x.serve(r.cfg))
+	return x.status(x.serve(&r.cfg))
 }
 
 // served is one call under way.
@@ -80,28 +80,50 @@ type served struct {
 	watch bool
 }
 
-func (x *served) serve(cfg ResponderConfig) error {
-	header, err := x.frames.header(cfg.MaxHeaderBytes)
-	if err != nil {
-		return err
+// serve has no deferred calls, which cost stack: should it panic, the end of x.ctx lets go of both bodies.
+func (x *served) serve(cfg *ResponderConfig) error {
+	resp, err := x.perform(cfg)
+	if err == nil {
+		err = x.respond(resp)
+		_ = resp.Body.Close()
 	}
-	req, err := newRequest(x.ctx, header)
-	if err != nil {
-		return err
+	if x.body != nil {
+		_ = x.body.Close()
 	}
-	x.watch = Watches(req)
-	x.frames.upgrade = len(UpgradeOf(req.Header)) > 0
-	if err := x.attachBody(req, header); err != nil {
-		return err
+	return err
+}
+
+// perform receives the request and has it performed.
+func (x *served) perform(cfg *ResponderConfig) (*http.Response, error) {
+	req, extra, err := x.request(cfg.MaxHeaderBytes)
+	if err != nil {
+		return nil, err
 	}
 	x.stream.Ahead()
 	if x.body != nil {
 		go x.body.pump(x.ctx, &x.frames, x.cancel)
-		defer x.body.Close()
 	}
-	resp, err := cfg.Performer.RoundTrip(req, header.GetExtra())
+	resp, err := cfg.Performer.RoundTrip(req, extra)
 	if err != nil {
-		return unperformed(err)
+		return nil, unperformed(err)
 	}
-	return x.respond(resp)
+	return resp, nil
+}
+
+// request receives the request. Its body, if it has one, is still to be fed.
+func (x *served) request(maxHeaderBytes int) (*http.Request, *anypb.Any, error) {
+	header, err := x.frames.header(maxHeaderBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := newRequest(x.ctx, header)
+	if err != nil {
+		return nil, nil, err
+	}
+	x.watch = Watches(req)
+	x.frames.upgrade = len(UpgradeOf(req.Header)) > 0
+	if err := x.attachBody(req, header); err != nil {
+		return nil, nil, err
+	}
+	return req, header.GetExtra(), nil
 }

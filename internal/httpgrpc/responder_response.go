@@ -18,7 +18,7 @@ import (
 const (
 	// maxChunk is the largest data frame sent.
 	maxChunk = 32 << 10
-	// idleChunk is what a read may use while little data comes, so that thousands of idle watches stay cheap.
+	// idleChunk is what a read may use while little data comes.
 	idleChunk = 4 << 10
 	// smallRead is up to which size a read is copied out of its buffer instead of giving the buffer away.
 	smallRead = 1 << 10
@@ -26,29 +26,26 @@ const (
 
 // respond passes the answer on. It returns once the requester has everything.
 func (x *served) respond(resp *http.Response) error {
-	defer func() { _ = resp.Body.Close() }()
-	switching := resp.StatusCode == http.StatusSwitchingProtocols
-	if switching && !x.frames.upgrade {
-		return errors.New("answer 101 to a request that asked for no upgrade")
-	}
-	if err := x.sendHeader(resp); err != nil {
+	switching, err := x.begin(resp)
+	if err != nil {
 		return err
 	}
 	if switching {
-		if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
-			return err
-		}
-		conn, ok := resp.Body.(io.ReadWriteCloser)
-		if !ok {
-			return status.Error(codes.Internal, "answer 101 without a connection to write to")
-		}
-		return x.pipe(conn)
+		return x.upgraded(resp.Body)
 	}
-	chunk := idleChunk
+	return x.end(x.copy(resp.Body, frame.HTTPData, firstChunk(resp), resp.ProtoMajor == 2 && resp.ContentLength < 0))
+}
+
+func firstChunk(resp *http.Response) int {
 	if resp.ContentLength > idleChunk {
-		chunk = maxChunk
+		return maxChunk
 	}
-	if err := x.copy(resp.Body, frame.HTTPData, chunk); err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
+	return idleChunk
+}
+
+// end concludes an answer whose body has been passed on, or why it could not be.
+func (x *served) end(err error) error {
+	if err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
 		return atStep("read HTTP response body", err)
 	}
 	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
@@ -57,40 +54,75 @@ func (x *served) respond(resp *http.Response) error {
 	return x.drain()
 }
 
-func (x *served) sendHeader(resp *http.Response) error {
+// begin passes the head of the answer on. It says whether the connection is switched to another protocol.
+func (x *served) begin(resp *http.Response) (switching bool, err error) {
+	switching = resp.StatusCode == http.StatusSwitchingProtocols
+	if switching && !x.frames.upgrade {
+		return false, errors.New("answer 101 to a request that asked for no upgrade")
+	}
 	msg, err := responseHeaderMessage(resp)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return x.stream.Send(msg)
+	return switching, x.stream.Send(msg)
 }
 
-// copy sends what it reads, each read at once. Errors of sending are sendErrors; others come from reading.
-func (x *served) copy(from io.Reader, member protowire.Number, chunk int) error {
-	pool := mem.DefaultBufferPool()
+// upgraded carries the bytes of a switched connection.
+func (x *served) upgraded(body io.ReadCloser) error {
+	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
+		return err
+	}
+	conn, ok := body.(io.ReadWriteCloser)
+	if !ok {
+		return status.Error(codes.Internal, "answer 101 without a connection to write to")
+	}
+	return x.pipe(conn)
+}
+
+// copy sends what it reads, each read at once. Errors of sending are sendErrors; others come from reading. waits says that a read
+// of nothing waits for data, as that of an HTTP/2 body does: a watch may be silent for hours, and then holds no buffer. The stack is held,
+// too, so that the frames are small here and in what calls this.
+func (x *served) copy(from io.Reader, member protowire.Number, chunk int, waits bool) error {
 	for {
-		buf := pool.Get(chunk)
-		n, err := from.Read(*buf)
-		full := n == chunk
-		payload := take(pool, buf, n)
-		if n > 0 {
-			if err := x.stream.Send(frame.Wrap(member, payload)); err != nil {
-				return &sendError{err}
+		if waits && chunk == idleChunk {
+			if _, err := from.Read(nil); err != nil {
+				return ended(err)
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+		n, err := x.pass(from, member, chunk)
 		if err != nil {
-			return err
+			return ended(err)
 		}
 		switch {
-		case full:
+		case n == chunk:
 			chunk = maxChunk
 		case n < idleChunk:
 			chunk = idleChunk
 		}
 	}
+}
+
+// ended is err, or nil for the end of what was read.
+func ended(err error) error {
+	var failed *sendError
+	if errors.Is(err, io.EOF) && !errors.As(err, &failed) {
+		return nil
+	}
+	return err
+}
+
+// pass reads once and sends what it got, how many bytes it returns.
+func (x *served) pass(from io.Reader, member protowire.Number, chunk int) (int, error) {
+	pool := mem.DefaultBufferPool()
+	buf := pool.Get(chunk)
+	n, err := from.Read(*buf)
+	payload := take(pool, buf, n)
+	if n > 0 {
+		if err := x.stream.Send(frame.Wrap(member, payload)); err != nil {
+			return n, &sendError{err}
+		}
+	}
+	return n, err
 }
 
 // take turns the first n bytes of buf into a payload that frees itself.

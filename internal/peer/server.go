@@ -23,8 +23,9 @@ import (
 
 const (
 	// The buffers are those of the agent listener, whose frames pass here.
-	bufferSize   = 32 << 10
-	streamWindow = 1 << 20
+	bufferSize = 32 << 10
+	// The window of a stream is that of the agent listener, too, so that two zones of a region are no bottleneck behind it.
+	streamWindow = 2 << 20
 	connWindow   = 16 << 20
 
 	defaultDrain = 10 * time.Second

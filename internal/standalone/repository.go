@@ -13,7 +13,6 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -87,7 +86,7 @@ func openRepository(root, project string) (*repository, error) {
 	}
 	// The file system is bound to the folder: a link inside of the repository cannot lead out of it either.
 	bound := osfs.New(dir, osfs.WithBoundOS())
-	repo := &repository{project: project, dir: dir, storer: filesystem.NewStorage(bound, cache.NewObjectLRU(cache.MiByte))}
+	repo := &repository{project: project, dir: dir, storer: filesystem.NewStorage(bound, &objectCache{})}
 	_, err = git.Open(repo.storer, nil)
 	if errors.Is(err, git.ErrRepositoryNotExists) {
 		return nil, repo.unreadable("open", errors.New("it has no HEAD, so it is no bare repository"))

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"gitlab.com/agentk/agentk/api/gitlabapi"
@@ -102,7 +103,8 @@ func (j *job) describe() *gitlabapi.AllowedAgentsForJob {
 
 var (
 	pathSegment = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*$`)
-	agentName   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	// agentName is large when compiled; without this mode nobody needs it.
+	agentName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) })
 )
 
 // checkPath accepts full paths of projects and groups. They become folder names below repositories_dir, so whatever could lead
@@ -224,7 +226,7 @@ func (b *sectionBuilder) addAgents(agents []*kascfg.StandaloneAgentCF) {
 			b.mistake(at+".id", "must be positive and unique among agents, is %d", f.GetId())
 		}
 		ids[f.GetId()] = true
-		if !agentName.MatchString(f.GetName()) {
+		if !agentName().MatchString(f.GetName()) {
 			b.mistake(at+".name", "%q must be lower-case letters, digits and inner dashes, at most 63", f.GetName())
 		}
 		if len(f.GetTokenSha256()) > 2 {

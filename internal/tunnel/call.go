@@ -53,7 +53,14 @@ func mustMarshal(m proto.Message) []byte {
 // it calls Ahead.
 type call struct {
 	stream grpc.ClientStream
-	cancel context.CancelCauseFunc
+	// streamCtx is the stream's context, cancel ends it. ctx is the handler's, end ends that.
+	streamCtx, ctx context.Context
+	cancel, end    context.CancelCauseFunc
+	// release lets the stream live on when parked ones end, outlive the call when calls end. Each is nil until it is needed.
+	release, outlive func() bool
+	// method is "/service/method".
+	method string
+	meta   metadata.MD
 	// ahead is nil until the handler asks for it; then its goroutine is the one that receives.
 	ahead *ahead
 
@@ -77,15 +84,23 @@ type ahead struct {
 	done chan struct{}
 }
 
+// close lets go of what the call holds.
+func (c *call) close() {
+	if c.outlive != nil {
+		c.outlive()
+		c.end(nil)
+	}
+	c.release()
+	c.cancel(nil)
+}
+
 // serve runs the call to its end. The returned error is the stream's, not the call's.
-func (c *call) serve(ctx context.Context, p *Pool, method string, meta metadata.MD) error {
-	handler := p.handlers[method]
-	err := p.handle(func() error {
-		if handler == nil {
-			return fault.New(fault.Unimplemented, fault.Agent, "agent does not serve %s", method)
-		}
-		return handler(ctx, meta, c)
-	})
+func (c *call) serve(p *Pool) error {
+	return c.finish(p.handle(c))
+}
+
+// finish tells kas how the call went and waits until kas has ended the stream.
+func (c *call) finish(err error) error {
 	if c.conclude(err) != nil {
 		c.cancel(errors.New("the tunnel stream is lost"))
 	}

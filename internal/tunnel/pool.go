@@ -122,10 +122,7 @@ func (p *Pool) open(l lives, n int) {
 	for range min(n, p.room()-p.idle-p.active) {
 		p.idle++
 		p.wg.Add(1)
-		go func() {
-			defer p.wg.Done()
-			(&slot{pool: p, backoff: backoff.New(retry)}).run(l)
-		}()
+		go (&slot{pool: p, backoff: backoff.New(retry)}).run(&l)
 	}
 }
 

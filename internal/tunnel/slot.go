@@ -33,38 +33,47 @@ type slot struct {
 	pool       *Pool
 	backoff    *backoff.Backoff
 	lastActive time.Time // zero: never
+	// started is when the last stream was opened, served whether a call arrived on it.
+	started time.Time
+	served  bool
 }
 
-// run opens one stream after the other until l.open ends or the slot is surplus.
-func (s *slot) run(l lives) {
-	for {
-		started := time.Now()
-		served, err := s.attempt(l)
-		now := time.Now()
-		if served {
-			s.lastActive = now
-			s.pool.unused()
-		}
-		switch {
-		case l.open.Err() != nil:
-			s.pool.gone()
-			return
-		case !served && s.pool.surplus(s.lastActive, now):
-			return
-		}
-		var delay time.Duration
-		switch code := status.Code(err); {
-		case err != nil && code != codes.Canceled && code != codes.DeadlineExceeded:
-			delay = s.backoff.Next()
-			s.pool.cfg.Log.Debug("Tunnel stream failed", zap.Error(err), zap.Duration("retry_in", delay))
-		case !served && now.Sub(started) < settleDelay:
-			delay = settleDelay
-		}
-		if delay > 0 && !wait(l.open, delay) {
-			s.pool.gone()
-			return
-		}
+// run opens one stream after the other until l.open ends or the slot is surplus. Streams are parked and watches served for hours below it,
+// so that its frame and theirs are small: the runtime keeps a stack as small as what is in use allows.
+func (s *slot) run(l *lives) {
+	defer s.pool.wg.Done()
+	for s.goOn(l, s.attempt(l)) {
 	}
+}
+
+// goOn says whether to open another stream, once it is time for it. err is how the last one ended.
+func (s *slot) goOn(l *lives, err error) bool {
+	served, started := s.served, s.started
+	now := time.Now()
+	if served {
+		s.lastActive = now
+		s.pool.unused()
+	}
+	switch {
+	case l.open.Err() != nil:
+		s.pool.gone()
+		return false
+	case !served && s.pool.surplus(s.lastActive, now):
+		return false
+	}
+	var delay time.Duration
+	switch code := status.Code(err); {
+	case err != nil && code != codes.Canceled && code != codes.DeadlineExceeded:
+		delay = s.backoff.Next()
+		s.pool.cfg.Log.Debug("Tunnel stream failed", zap.Error(err), zap.Duration("retry_in", delay))
+	case !served && now.Sub(started) < settleDelay:
+		delay = settleDelay
+	}
+	if delay > 0 && !wait(l.open, delay) {
+		s.pool.gone()
+		return false
+	}
+	return true
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
@@ -78,60 +87,99 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempt opens one stream and serves at most one call on it; served says whether one arrived.
-func (s *slot) attempt(l lives) (served bool, err error) {
-	streamCtx, cancel := context.WithCancelCause(l.streams)
-	defer cancel(nil)
-	release := context.AfterFunc(l.parked, func() { cancel(context.Cause(l.parked)) })
-	defer release()
+// attempt opens one stream and serves at most one call on it.
+func (s *slot) attempt(l *lives) error {
+	s.started, s.served = time.Now(), false
+	c := &call{}
+	err := s.open(l, c)
+	if err == nil {
+		err = s.use(l, c)
+	}
+	c.close()
+	return err
+}
 
-	stream, err := s.pool.cfg.Client.NewStream(streamCtx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
+// open opens the stream of a call to come.
+func (s *slot) open(l *lives, c *call) (err error) {
+	c.streamCtx, c.cancel = context.WithCancelCause(l.streams)
+	c.release = context.AfterFunc(l.parked, func() { c.cancel(context.Cause(l.parked)) })
+	c.stream, err = s.pool.cfg.Client.NewStream(c.streamCtx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
 		grpc.WaitForReady(true), grpc.ForceCodecV2(frame.Codec{}))
 	if err != nil {
-		return false, err
+		return err
 	}
-	if err := stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}}); err != nil && !errors.Is(err, io.EOF) {
-		return false, err
+	err = c.stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
 	}
+	return nil
+}
+
+// use waits for the call and serves it.
+func (s *slot) use(l *lives, c *call) error {
+	info, err := s.arrival(c.stream)
+	if info == nil {
+		return err
+	}
+	if !c.release() && l.parked.Err() != nil {
+		return l.parked.Err()
+	}
+	s.begin(l, c, info)
+	return c.serve(s.pool)
+}
+
+// arrival waits until a call arrives on a stream. It returns nil without an error when kas has no use for the stream any more.
+func (s *slot) arrival(stream grpc.ClientStream) (*reversetunnel.RequestInfo, error) {
 	first := &reversetunnel.ConnectResponse{}
 	unpark := s.pool.park(stream)
-	err = stream.RecvMsg(first)
+	err := stream.RecvMsg(first)
 	unpark()
+	if errors.Is(err, io.EOF) {
+		return nil, nil
+	}
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			return false, nil // retired
-		}
-		return false, err
+		return nil, err
 	}
 	info := first.GetRequestInfo()
 	if info == nil {
-		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
+		return nil, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
 	}
-	if !release() && l.parked.Err() != nil {
-		return false, l.parked.Err()
-	}
-	meta := fromKeyValues(info.Meta)
+	return info, nil
+}
+
+// begin readies the call that has arrived.
+func (s *slot) begin(l *lives, c *call, info *reversetunnel.RequestInfo) {
+	s.served = true
+	c.method, c.meta = info.MethodName, fromKeyValues(info.Meta)
 	waiting := noHint
-	if v := meta.Get(MetaWaiting); len(v) == 1 {
+	if v := c.meta.Get(MetaWaiting); len(v) == 1 {
 		if n, err := strconv.Atoi(v[0]); err == nil && n >= 0 {
 			waiting = n
 		}
 	}
-	s.pool.used(l, waiting)
-	c := &call{stream: stream, cancel: cancel}
-	callCtx, end := context.WithCancelCause(streamCtx)
-	defer end(nil)
-	defer context.AfterFunc(l.calls, func() { end(context.Cause(l.calls)) })()
-	return true, c.serve(callCtx, s.pool, info.MethodName, meta)
+	s.pool.used(*l, waiting)
+	c.ctx, c.end = context.WithCancelCause(c.streamCtx)
+	c.outlive = context.AfterFunc(l.calls, func() { c.end(context.Cause(l.calls)) })
 }
 
-// handle runs the handler; a panic costs the one call.
-func (p *Pool) handle(run func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			p.cfg.Log.Error("A tunnelled call panicked", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
-			err = fault.New(fault.Internal, fault.Agent, "agent: internal error while serving the request")
-		}
-	}()
-	return run()
+// handle runs the handler of a call; a panic costs the one call.
+func (p *Pool) handle(c *call) (err error) {
+	defer p.survive(&err)
+	handler := p.handlers[c.method]
+	if handler == nil {
+		return unserved(c.method)
+	}
+	return handler(c.ctx, c.meta, c)
+}
+
+func unserved(method string) error {
+	return fault.New(fault.Unimplemented, fault.Agent, "agent does not serve %s", method)
+}
+
+// survive turns a panic into the error of the call.
+func (p *Pool) survive(err *error) {
+	if r := recover(); r != nil {
+		p.cfg.Log.Error("A tunnelled call panicked", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
+		*err = fault.New(fault.Internal, fault.Agent, "agent: internal error while serving the request")
+	}
 }
