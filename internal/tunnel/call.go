@@ -208,6 +208,14 @@ func (c *call) Recv() (mem.BufferSlice, error) {
 	return nil, c.over
 }
 
+// Received is how many request messages a Recv would return at once; 0: that is not known.
+func (c *call) Received() int {
+	if c.ahead == nil {
+		return 0
+	}
+	return len(c.ahead.queue)
+}
+
 // Send sends one response message. It owns msg.
 func (c *call) Send(msg mem.BufferSlice) error {
 	if !c.headerSent {
