@@ -54,6 +54,8 @@ func mustMarshal(m proto.Message) []byte {
 type call struct {
 	stream grpc.ClientStream
 	cancel context.CancelCauseFunc
+	// address is the local one of the connection.
+	address string
 	// ahead is nil until the handler asks for it; then its goroutine is the one that receives.
 	ahead *ahead
 
@@ -95,7 +97,12 @@ func (c *call) serve(ctx context.Context, p *Pool, method string, meta metadata.
 	}
 	timeout := time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
 	defer timeout.Stop()
-	return c.waitForEnd()
+	concluded := time.Now()
+	lost := c.waitForEnd()
+	if err == nil && lost == nil {
+		p.answered(c.address, time.Since(concluded)) // with the end of the stream, to ours
+	}
+	return lost
 }
 
 // waitForEnd waits until kas has ended the stream, and drops what still comes.

@@ -93,8 +93,10 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 	if err := stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}}); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
+	opened := time.Now()
 	first := &reversetunnel.ConnectResponse{}
-	unpark := s.pool.park(stream)
+	address := localAddress(stream)
+	unpark := s.pool.park(address)
 	err = stream.RecvMsg(first)
 	unpark()
 	if err != nil {
@@ -110,6 +112,7 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 	if !release() && l.parked.Err() != nil {
 		return false, l.parked.Err()
 	}
+	s.pool.answered(address, time.Since(opened))
 	meta := fromKeyValues(info.Meta)
 	waiting := noHint
 	if v := meta.Get(MetaWaiting); len(v) == 1 {
@@ -118,7 +121,7 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 		}
 	}
 	s.pool.used(l, waiting)
-	c := &call{stream: stream, cancel: cancel}
+	c := &call{stream: stream, cancel: cancel, address: address}
 	callCtx, end := context.WithCancelCause(streamCtx)
 	defer end(nil)
 	defer context.AfterFunc(l.calls, func() { end(context.Cause(l.calls)) })()
