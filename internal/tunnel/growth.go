@@ -34,8 +34,14 @@ func (p *Pool) used(l lives, waiting int) {
 
 // ahead is for how many of the waiting requests streams are opened now. mu is held.
 func (p *Pool) ahead(waiting int) int {
-	if p.trip > 0 && p.trip <= near {
-		return min(waiting, nearAhead)
+	trips := [2]time.Duration{p.trip}
+	if p.cfg.RoundTrip != nil {
+		trips[1] = p.cfg.RoundTrip()
+	}
+	for _, trip := range trips {
+		if trip > 0 && trip <= near {
+			return min(waiting, nearAhead)
+		}
 	}
 	return waiting
 }

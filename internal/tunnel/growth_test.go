@@ -27,6 +27,10 @@ func TestPool_Ahead(t *testing.T) {
 			t.Errorf("%s: %d streams, want %d", step.name, got, step.want)
 		}
 	}
+	other := &Pool{cfg: PoolConfig{RoundTrip: func() time.Duration { return near }}, trip: time.Second}
+	if got := other.ahead(500); got != nearAhead {
+		t.Errorf("another call came back soon: %d streams, want %d", got, nearAhead)
+	}
 	if got := p.ahead(3); got != 3 {
 		t.Errorf("%d streams for 3 requests", got)
 	}

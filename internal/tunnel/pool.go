@@ -41,6 +41,8 @@ type PoolConfig struct {
 	MaxStreams int
 	// Limit says how many streams the connection takes at once, 0 for any number; reverse proxies have such limits. nil: any number.
 	Limit func() int
+	// RoundTrip is a time that kas has answered within on the newest connection, 0 if there is none. nil: that is not known.
+	RoundTrip func() time.Duration
 	// Pod is the id by which this pod registers at kas. 0: it does not.
 	Pod int64
 	// Leave tells kas that this pod is about to stop, so that kas ends the parked streams. It is called when Run's context ends,
