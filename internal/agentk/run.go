@@ -171,6 +171,7 @@ func (a *agent) newTunnel(context.Context) error {
 		Extensions:   []string{httpgrpc.ExtEncodedPath},
 		MaxStreams:   a.cfg.MaxStreams,
 		Limit:        a.kas.StreamLimit,
+		RoundTrip:    a.kas.RoundTrip,
 		Pod:          a.registrar.PodID(),
 		Leave:        a.registrar.Leave,
 		Connected:    a.connected,

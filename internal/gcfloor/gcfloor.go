@@ -54,7 +54,7 @@ func Run(ctx context.Context) error {
 			f.tick()
 		case <-collected:
 			watch(collected)
-			f.adjust()
+			f.early()
 		}
 	}
 }
@@ -107,6 +107,16 @@ func (f *floor) tick() {
 		// The garbage of the load is still there, and would be for minutes.
 		debug.FreeOSMemory()
 	}
+}
+
+// early looks at the load after a collection: a burst allocates within a moment what makes a daemon busy, and would have gone through
+// several collections, each of which holds it up, before the next tick.
+func (f *floor) early() {
+	metrics.Read(f.samples)
+	if f.samples[0].Value.Uint64()-f.allocated >= busy {
+		f.idle = 0
+	}
+	f.adjust()
 }
 
 // adjust sets the percentage that fits what is alive.

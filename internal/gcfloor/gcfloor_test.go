@@ -116,3 +116,18 @@ func TestPercent(t *testing.T) {
 		}
 	}
 }
+
+// A burst makes a daemon busy at its first collection; what a daemon at rest allocates does not.
+func TestFloor_Early(t *testing.T) {
+	f := newFloor()
+	f.early()
+	if f.idle < quiet {
+		t.Error("busy at rest")
+	}
+	garbage()
+	f.early()
+	defer f.set(usual)
+	if f.idle != 0 {
+		t.Error("at rest in a burst")
+	}
+}

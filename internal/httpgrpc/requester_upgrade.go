@@ -148,6 +148,16 @@ func (u *upgraded) run() error {
 
 // toClient writes what the peer sends. nil: the peer ended the call in order.
 func (u *upgraded) toClient() error {
+	out := gather{to: u}
+	err := u.receive(&out)
+	if failed := u.written(out.flush()); err == nil {
+		return failed
+	}
+	return err
+}
+
+// receive gives out what the peer sends, flushed when the next frame is not there yet.
+func (u *upgraded) receive(out *gather) error {
 	for {
 		m, ok := <-u.in
 		if !ok || errors.Is(m.err, io.EOF) {
@@ -164,25 +174,31 @@ func (u *upgraded) toClient() error {
 		if err != nil {
 			return u.broken("%v", err)
 		}
-		if err := u.write(payload); err != nil {
-			return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+		write := out.last
+		if len(u.in) > 0 {
+			write = out.add
+		}
+		if err := u.written(write(payload)); err != nil {
+			return err
 		}
 	}
 }
 
-func (u *upgraded) write(payload mem.BufferSlice) error {
-	defer payload.Free()
-	for _, b := range payload {
-		if err := u.conn.SetWriteDeadline(time.Now().Add(clientWriteTimeout)); err != nil {
-			return err
-		}
-		n, err := u.conn.Write(b.ReadOnlyData())
-		u.res.Received += int64(n)
-		if err != nil {
-			return err
-		}
+func (u *upgraded) written(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return &Error{Stage: StageWrite, Hop: hopClient, Err: err}
+}
+
+// Write implements io.Writer: each write to the client has a deadline of its own.
+func (u *upgraded) Write(p []byte) (int, error) {
+	if err := u.conn.SetWriteDeadline(time.Now().Add(clientWriteTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := u.conn.Write(p)
+	u.res.Received += int64(n)
+	return n, err
 }
 
 // fromClient sends what the client writes. Its end half-closes the call, which the peer answers with its own end; a broken

@@ -59,6 +59,8 @@ func (x *served) receiveUpgraded(conn io.WriteCloser) error {
 		}
 	}
 	broken := false
+	out := gather{to: conn}
+	defer func() { _ = out.flush() }() // nothing is left to do for those bytes than to try
 	for {
 		member, payload, err := x.frames.next()
 		if errors.Is(err, io.EOF) {
@@ -71,16 +73,24 @@ func (x *served) receiveUpgraded(conn io.WriteCloser) error {
 			payload.Free()
 			return status.Error(codes.Internal, "unexpected HttpRequest message on an upgraded connection")
 		}
-		for _, b := range payload {
-			if broken {
-				break
-			}
-			if _, err := conn.Write(b.ReadOnlyData()); err != nil {
-				// What the cluster sent before it closed is still to be read; the reading side notices the end.
-				broken = true
-				time.AfterFunc(lingerTimeout, func() { _ = conn.Close() })
-			}
+		if broken {
+			payload.Free()
+			continue
 		}
-		payload.Free()
+		write := out.last
+		if x.moreReceived() {
+			write = out.add
+		}
+		if write(payload) != nil {
+			// What the cluster sent before it closed is still to be read; the reading side notices the end.
+			broken = true
+			time.AfterFunc(lingerTimeout, func() { _ = conn.Close() })
+		}
 	}
+}
+
+// moreReceived says whether the next frame is there already, where the stream can tell.
+func (x *served) moreReceived() bool {
+	s, ok := x.stream.(interface{ Received() int })
+	return ok && s.Received() > 0
 }

@@ -13,7 +13,7 @@ import (
 const (
 	// maxOpening is how many quick connections are opened at once. A burst that meets an agent at rest would otherwise begin with a
 	// TLS handshake for each of its requests; those that find no open connection share one instead.
-	maxOpening = 4
+	maxOpening = 1
 	// firstPatience is how long requests wait for the first answer on a shared connection before each opens one of its own. Until
 	// then the transport does not know how many requests the server takes on it, and would open more than needed.
 	firstPatience = time.Second

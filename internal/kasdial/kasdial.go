@@ -151,6 +151,10 @@ func (c *Client) StreamLimit() int {
 	return int(min(c.monitor.limit.Load(), math.MaxInt32))
 }
 
+// RoundTrip is the shortest time that a unary call has taken on the newest connection, so kas is no farther away than that. 0: there was
+// no call yet.
+func (c *Client) RoundTrip() time.Duration { return time.Duration(c.monitor.trip.Load()) }
+
 // Close ends all RPCs and the connection, and waits.
 func (c *Client) Close() error {
 	c.stop()

@@ -80,6 +80,8 @@ type monitor struct {
 	// limit is how many streams the newest connection takes at once; 0: as many as one likes.
 	limit atomic.Uint32
 	gate  *gate
+	// trip is the shortest time, in ns, that a unary call has taken since the newest connection was opened; 0: there was none.
+	trip atomic.Int64
 
 	// mu guards the fields below, and with them the order of events.
 	mu       sync.Mutex
@@ -120,8 +122,22 @@ func (m *monitor) collectors() []prometheus.Collector {
 func (m *monitor) timeUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	start := time.Now()
 	err := invoke(ctx, method, req, reply, cc, opts...)
-	m.latency.Observe(time.Since(start).Seconds())
+	took := time.Since(start)
+	m.latency.Observe(took.Seconds())
+	if err == nil {
+		m.tookTrip(took)
+	}
 	return err
+}
+
+// tookTrip keeps the shortest time.
+func (m *monitor) tookTrip(took time.Duration) {
+	for {
+		least := m.trip.Load()
+		if least != 0 && int64(took) >= least || m.trip.CompareAndSwap(least, max(int64(took), 1)) {
+			return
+		}
+	}
 }
 
 // watch wraps a dialer: attempts are paced and failures told.
@@ -165,6 +181,7 @@ func (m *monitor) established(c *watchedConn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failures = 0
+	m.trip.Store(0)
 	m.current = c
 	if m.cfg.OnConnection != nil {
 		m.cfg.OnConnection(c.LocalAddr().String())

@@ -61,6 +61,8 @@ type call struct {
 	// method is "/service/method".
 	method string
 	meta   metadata.MD
+	// address is the local one of the connection.
+	address string
 	// ahead is nil until the handler asks for it; then its goroutine is the one that receives.
 	ahead *ahead
 
@@ -96,11 +98,11 @@ func (c *call) close() {
 
 // serve runs the call to its end. The returned error is the stream's, not the call's.
 func (c *call) serve(p *Pool) error {
-	return c.finish(p.handle(c))
+	return c.finish(p, p.handle(c))
 }
 
 // finish tells kas how the call went and waits until kas has ended the stream.
-func (c *call) finish(err error) error {
+func (c *call) finish(p *Pool, err error) error {
 	if c.conclude(err) != nil {
 		c.cancel(errors.New("the tunnel stream is lost"))
 	}
@@ -110,7 +112,12 @@ func (c *call) finish(err error) error {
 	}
 	timeout := time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
 	defer timeout.Stop()
-	return c.waitForEnd()
+	concluded := time.Now()
+	lost := c.waitForEnd()
+	if err == nil && lost == nil {
+		p.answered(c.address, time.Since(concluded)) // with the end of the stream, to ours
+	}
+	return lost
 }
 
 // waitForEnd waits until kas has ended the stream, and drops what still comes.
@@ -221,6 +228,14 @@ func (c *call) Recv() (mem.BufferSlice, error) {
 		}
 	}
 	return nil, c.over
+}
+
+// Received is how many request messages a Recv would return at once; 0: that is not known.
+func (c *call) Received() int {
+	if c.ahead == nil {
+		return 0
+	}
+	return len(c.ahead.queue)
 }
 
 // Send sends one response message. It owns msg.

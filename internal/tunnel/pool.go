@@ -20,10 +20,6 @@ import (
 type Handler func(ctx context.Context, meta metadata.MD, s httpgrpc.ResponderStream) error
 
 const (
-	// growStep is how many streams are opened when fewer than minIdle are left and no request waits.
-	growStep = 10
-	// noHint: kas does not say how many requests wait.
-	noHint = -1
 	// keepIdle is how long ago a surplus slot must have been used before it may stop.
 	keepIdle = time.Minute
 	// reserved is how many streams of a connection that takes only so many are left to the other calls of the agent, which would
@@ -45,6 +41,8 @@ type PoolConfig struct {
 	MaxStreams int
 	// Limit says how many streams the connection takes at once, 0 for any number; reverse proxies have such limits. nil: any number.
 	Limit func() int
+	// RoundTrip is a time that kas has answered within on the newest connection, 0 if there is none. nil: that is not known.
+	RoundTrip func() time.Duration
 	// Pod is the id by which this pod registers at kas. 0: it does not.
 	Pod int64
 	// Leave tells kas that this pod is about to stop, so that kas ends the parked streams. It is called when Run's context ends,
@@ -76,6 +74,8 @@ type Pool struct {
 	// open by that of their own.
 	newest string
 	parked map[string]int
+	// trip is the shortest time in which kas has answered on the newest connection; 0: that is not known yet.
+	trip time.Duration
 	// unparked is closed when the last idle slot has ended after stopped was set.
 	unparked chan struct{}
 }
@@ -135,36 +135,6 @@ func (p *Pool) room() int {
 		return min(p.cfg.MaxStreams, max(limit-reserved, minIdle))
 	}
 	return p.cfg.MaxStreams
-}
-
-// used marks one slot as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
-// step that doubles with the load.
-func (p *Pool) used(l lives, waiting int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.leftIdle()
-	p.active++
-	fresh := p.fresh()
-	switch {
-	case waiting > 0:
-		p.open(l, waiting+minIdle-fresh)
-	case fresh < minIdle && waiting == noHint:
-		p.open(l, max(growStep, p.active))
-	case fresh < minIdle:
-		p.open(l, growStep)
-	}
-}
-
-// fresh is how many idle slots there are, without those whose stream is parked on an older connection: that may be on its way out. mu
-// is held.
-func (p *Pool) fresh() int {
-	n := p.idle
-	for address, streams := range p.parked {
-		if p.newest != "" && address != p.newest {
-			n -= streams
-		}
-	}
-	return n
 }
 
 // unused marks one slot as idle again.

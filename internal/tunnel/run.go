@@ -76,7 +76,7 @@ func (p *Pool) follow(l lives) {
 		select {
 		case newest := <-p.cfg.Connected:
 			p.mu.Lock()
-			p.newest = newest
+			p.moved(newest)
 			p.open(l, minIdle-p.fresh())
 			p.mu.Unlock()
 		case <-l.open.Done():
@@ -121,11 +121,7 @@ func (p *Pool) idleNow() int {
 }
 
 // park counts a stream as parked until the returned function is called.
-func (p *Pool) park(stream grpc.ClientStream) (unpark func()) {
-	address := ""
-	if on, ok := peer.FromContext(stream.Context()); ok && on.LocalAddr != nil {
-		address = on.LocalAddr.String()
-	}
+func (p *Pool) park(address string) (unpark func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.parked[address]++
@@ -136,4 +132,12 @@ func (p *Pool) park(stream grpc.ClientStream) (unpark func()) {
 			delete(p.parked, address)
 		}
 	}
+}
+
+// localAddress is that of the connection a stream is on, empty if that is not known.
+func localAddress(stream grpc.ClientStream) string {
+	if on, ok := peer.FromContext(stream.Context()); ok && on.LocalAddr != nil {
+		return on.LocalAddr.String()
+	}
+	return ""
 }

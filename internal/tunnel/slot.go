@@ -117,22 +117,25 @@ func (s *slot) open(l *lives, c *call) (err error) {
 
 // use waits for the call and serves it.
 func (s *slot) use(l *lives, c *call) error {
-	info, err := s.arrival(c.stream)
+	opened := time.Now()
+	info, err := s.arrival(c)
 	if info == nil {
 		return err
 	}
 	if !c.release() && l.parked.Err() != nil {
 		return l.parked.Err()
 	}
+	s.pool.answered(c.address, time.Since(opened))
 	s.begin(l, c, info)
 	return c.serve(s.pool)
 }
 
-// arrival waits until a call arrives on a stream. It returns nil without an error when kas has no use for the stream any more.
-func (s *slot) arrival(stream grpc.ClientStream) (*reversetunnel.RequestInfo, error) {
+// arrival waits until a call arrives on its stream. It returns nil without an error when kas has no use for the stream any more.
+func (s *slot) arrival(c *call) (*reversetunnel.RequestInfo, error) {
 	first := &reversetunnel.ConnectResponse{}
-	unpark := s.pool.park(stream)
-	err := stream.RecvMsg(first)
+	c.address = localAddress(c.stream)
+	unpark := s.pool.park(c.address)
+	err := c.stream.RecvMsg(first)
 	unpark()
 	if errors.Is(err, io.EOF) {
 		return nil, nil
