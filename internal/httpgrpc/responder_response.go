@@ -31,7 +31,14 @@ func (x *served) respond(resp *http.Response) error {
 	if switching && !x.frames.upgrade {
 		return errors.New("answer 101 to a request that asked for no upgrade")
 	}
-	if err := x.sendHeader(resp); err != nil {
+	head, err := responseHeaderMessage(resp)
+	if err != nil {
+		return err
+	}
+	if !switching && resp.ContentLength >= 0 && resp.ContentLength <= maxChunk {
+		return x.respondTogether(head, resp)
+	}
+	if err := x.stream.Send(head); err != nil {
 		return err
 	}
 	if switching {
@@ -44,29 +51,37 @@ func (x *served) respond(resp *http.Response) error {
 		}
 		return x.pipe(conn)
 	}
+	return x.respondBody(resp, x.stream)
+}
+
+// respondTogether passes on an answer whose body is short and of known length. Who answers like that has mostly sent it whole, so that
+// the head waits a moment for it: they go out together, as one write.
+func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) error {
+	held := hold(x.stream, head)
+	err := x.respondBody(resp, held)
+	if sendErr := held.release(); sendErr != nil {
+		return sendErr
+	}
+	return err
+}
+
+// respondBody passes on what follows the head.
+func (x *served) respondBody(resp *http.Response, to Sender) error {
 	chunk := idleChunk
 	if resp.ContentLength > idleChunk {
 		chunk = maxChunk
 	}
-	if err := x.copy(resp.Body, frame.HTTPData, chunk); err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
+	if err := x.copy(to, resp.Body, frame.HTTPData, chunk); err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
 		return atStep("read HTTP response body", err)
 	}
-	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
+	if err := to.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
 		return err
 	}
 	return x.drain()
 }
 
-func (x *served) sendHeader(resp *http.Response) error {
-	msg, err := responseHeaderMessage(resp)
-	if err != nil {
-		return err
-	}
-	return x.stream.Send(msg)
-}
-
 // copy sends what it reads, each read at once. Errors of sending are sendErrors; others come from reading.
-func (x *served) copy(from io.Reader, member protowire.Number, chunk int) error {
+func (x *served) copy(to Sender, from io.Reader, member protowire.Number, chunk int) error {
 	pool := mem.DefaultBufferPool()
 	for {
 		buf := pool.Get(chunk)
@@ -74,7 +89,7 @@ func (x *served) copy(from io.Reader, member protowire.Number, chunk int) error 
 		full := n == chunk
 		payload := take(pool, buf, n)
 		if n > 0 {
-			if err := x.stream.Send(frame.Wrap(member, payload)); err != nil {
+			if err := to.Send(frame.Wrap(member, payload)); err != nil {
 				return &sendError{err}
 			}
 		}

@@ -30,7 +30,7 @@ func (x *served) pipe(conn io.ReadWriteCloser) error {
 		requesterClosed.Store(true)
 		_ = conn.Close()
 	}()
-	err := x.copy(conn, frame.HTTPUpgradeData, idleChunk)
+	err := x.copy(x.stream, conn, frame.HTTPUpgradeData, idleChunk)
 	_ = conn.Close()
 	var failed *sendError
 	switch {
