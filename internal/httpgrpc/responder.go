@@ -81,17 +81,17 @@ type served struct {
 }
 
 func (x *served) serve(cfg ResponderConfig) error {
-	header, err := x.frames.header(cfg.MaxHeaderBytes)
+	head, err := x.frames.header(cfg.MaxHeaderBytes)
 	if err != nil {
 		return err
 	}
-	req, err := newRequest(x.ctx, header)
+	req, err := newRequest(x.ctx, head)
 	if err != nil {
 		return err
 	}
 	x.watch = Watches(req)
 	x.frames.upgrade = len(UpgradeOf(req.Header)) > 0
-	if err := x.attachBody(req, header); err != nil {
+	if err := x.attachBody(req, head); err != nil {
 		return err
 	}
 	x.stream.Ahead()
@@ -99,7 +99,7 @@ func (x *served) serve(cfg ResponderConfig) error {
 		go x.body.pump(x.ctx, &x.frames, x.cancel)
 		defer x.body.Close()
 	}
-	resp, err := cfg.Performer.RoundTrip(req, header.GetExtra())
+	resp, err := cfg.Performer.RoundTrip(req, head.extra)
 	if err != nil {
 		return unperformed(err)
 	}
