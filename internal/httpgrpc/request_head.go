@@ -57,11 +57,11 @@ func readAnyRequestHead(msg mem.BufferSlice) (*requestHead, error) {
 // readPlain reads what peers send: fields in their order, none twice but for pairs, none unknown, and nothing that has to be refused.
 // Otherwise it says false, and what it has read is of no use.
 func (h *requestHead) readPlain(data []byte) bool {
-	head, n := consumeField(data, frame.HTTPHeader)
+	head, n := frame.Field(data, frame.HTTPHeader)
 	if n != len(data) {
 		return false
 	}
-	request, n := consumeField(head, headRequest)
+	request, n := frame.Field(head, headRequest)
 	if n < 0 {
 		return false
 	}
@@ -70,7 +70,7 @@ func (h *requestHead) readPlain(data []byte) bool {
 		return false
 	}
 	rest := head[n:]
-	if extra, n := consumeField(rest, headExtra); n >= 0 {
+	if extra, n := frame.Field(rest, headExtra); n >= 0 {
 		if !h.readExtra(extra) {
 			return false
 		}
@@ -125,17 +125,17 @@ func (h *requestHead) readRequest(data []byte) bool {
 
 // addQuery adds a KeyValues of the query.
 func (h *requestHead) addQuery(pair []byte) bool {
-	key, n := consumeField(pair, frame.PairKey)
+	key, n := frame.Field(pair, frame.PairKey)
 	if n < 0 {
 		return false
 	}
-	values, m := consumeField(pair[n:], frame.PairValues)
+	values, m := frame.Field(pair[n:], frame.PairValues)
 	if m < 0 || n+m != len(pair) {
 		return false
 	}
 	name := string(key)
 	for len(values) > 0 {
-		value, n := consumeField(values, frame.PairValue)
+		value, n := frame.Field(values, frame.PairValue)
 		if n < 0 {
 			return false
 		}
@@ -147,13 +147,13 @@ func (h *requestHead) addQuery(pair []byte) bool {
 
 func (h *requestHead) readExtra(data []byte) bool {
 	h.extra = &anypb.Any{}
-	if kind, n := consumeField(data, anyType); n >= 0 {
+	if kind, n := frame.Field(data, anyType); n >= 0 {
 		if !utf8.Valid(kind) {
 			return false
 		}
 		h.extra.TypeUrl, data = string(kind), data[n:]
 	}
-	if value, n := consumeField(data, anyValue); n >= 0 {
+	if value, n := frame.Field(data, anyValue); n >= 0 {
 		h.extra.Value, data = bytes.Clone(value), data[n:]
 	}
 	return len(data) == 0

@@ -44,8 +44,11 @@ func TestReadRequestHead_Plain(t *testing.T) {
 // FuzzReadRequestHead holds what is read by hand against the generated code: on any input, cut anywhere, they agree.
 func FuzzReadRequestHead(f *testing.F) {
 	for _, x := range []*Exchange{
-		usualRequest(), {Method: "POST", Path: "/", ContentLength: -1}, {Method: "\xff", Path: "/", Header: http.Header{"X": {"\r\n"}}},
-		{Header: http.Header{"bad name": {"x"}}, Extra: &anypb.Any{}}, {Header: http.Header{"X-None": {}}, Query: url.Values{"": {"y"}}},
+		usualRequest(),
+		{Method: "POST", Path: "/", ContentLength: -1},
+		{Method: "\xff", Path: "/", Header: http.Header{"X": {"\r\n"}}},
+		{Header: http.Header{"bad name": {"x"}}, Extra: &anypb.Any{}},
+		{Header: http.Header{"X-None": {}}, Query: url.Values{"": {"y"}}},
 	} {
 		for _, marshal := range []func(*Exchange) (mem.BufferSlice, error){marshalHead, marshalAnyHead} {
 			if msg, err := marshal(x); err == nil {

@@ -93,9 +93,9 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 	if err := stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}}); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
-	first := &reversetunnel.ConnectResponse{}
+	first := frame.Raw{}
 	unpark := s.pool.park(stream)
-	err = stream.RecvMsg(first)
+	err = stream.RecvMsg(&first)
 	unpark()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -103,14 +103,14 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 		}
 		return false, err
 	}
-	info := first.GetRequestInfo()
-	if info == nil {
+	method, meta, ok := readRequestInfo(first.Data)
+	first.Data.Free()
+	if !ok {
 		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
 	}
 	if !release() && l.parked.Err() != nil {
 		return false, l.parked.Err()
 	}
-	meta := fromKeyValues(info.Meta)
 	waiting := noHint
 	if v := meta.Get(MetaWaiting); len(v) == 1 {
 		if n, err := strconv.Atoi(v[0]); err == nil && n >= 0 {
@@ -122,7 +122,7 @@ func (s *slot) attempt(l lives) (served bool, err error) {
 	callCtx, end := context.WithCancelCause(streamCtx)
 	defer end(nil)
 	defer context.AfterFunc(l.calls, func() { end(context.Cause(l.calls)) })()
-	return true, c.serve(callCtx, s.pool, info.MethodName, meta)
+	return true, c.serve(callCtx, s.pool, method, meta)
 }
 
 // handle runs the handler; a panic costs the one call.
