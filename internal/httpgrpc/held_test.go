@@ -79,3 +79,18 @@ func TestHeld_FailureIsNotLost(t *testing.T) {
 		t.Errorf("release: %v", err)
 	}
 }
+
+// After release the timer sends nothing any more, whatever became of the answer.
+func TestHeld_ReleaseEndsIt(t *testing.T) {
+	to := &chanSender{sent: make(chan string, 2)}
+	h := hold(to, text("head"))
+	for range 2 {
+		if err := h.release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = h.flush() // a timer that was already under way
+	if n := len(to.sent); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
+}

@@ -58,6 +58,7 @@ func FuzzReadRequestHead(f *testing.F) {
 			}
 		}
 	}
+	f.Add([]byte("\x0a\x05\x0a\x03\x0a\x01\xff"), 1)
 	f.Add([]byte("\x0a\x00"), 1)
 	f.Add([]byte("\x0a\x02\x0a\x00"), 1)
 	f.Add([]byte("\x0a\x04\x0a\x00\x12\x00"), 1)

@@ -56,13 +56,14 @@ func (x *served) respond(resp *http.Response) error {
 
 // respondTogether passes on an answer whose body is short and of known length. Who answers like that has mostly sent it whole, so that
 // the head waits a moment for it: they go out together, as one write.
-func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) error {
+func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) (err error) {
 	held := hold(x.stream, head)
-	err := x.respondBody(resp, held)
-	if sendErr := held.release(); sendErr != nil {
-		return sendErr
-	}
-	return err
+	defer func() { // also when reading the body panics: nothing may be sent beside what the stream's owner then says
+		if sendErr := held.release(); sendErr != nil {
+			err = sendErr
+		}
+	}()
+	return x.respondBody(resp, held)
 }
 
 // respondBody passes on what follows the head.
