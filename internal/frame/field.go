@@ -88,3 +88,17 @@ func AppendPair(b []byte, field protowire.Number, key string, values ...string) 
 
 // SizePair is the size of one KeyValues in a repeated field.
 func SizePair(key string, values ...string) int { return SizeMessage(sizePair(key, values)) }
+
+// Field reads the field of text or bytes that data begins with: its value, and the length of the whole. The length is negative if data
+// begins with anything else.
+func Field(data []byte, field protowire.Number) ([]byte, int) {
+	num, typ, n := protowire.ConsumeTag(data)
+	if n < 0 || num != field || typ != protowire.BytesType {
+		return nil, -1
+	}
+	value, m := protowire.ConsumeBytes(data[n:])
+	if m < 0 {
+		return nil, -1
+	}
+	return value, n + m
+}

@@ -123,11 +123,11 @@ type headReader struct {
 
 // pair adds a KeyValues that begins at an offset of text.
 func (r *headReader) pair(h http.Header, data []byte, at int) error {
-	key, n := consumeField(data, frame.PairKey)
+	key, n := frame.Field(data, frame.PairKey)
 	if n < 0 {
 		return errNotPlain
 	}
-	values, m := consumeField(data[n:], frame.PairValues)
+	values, m := frame.Field(data[n:], frame.PairValues)
 	if m < 0 || n+m != len(data) {
 		return errNotPlain
 	}
@@ -137,7 +137,7 @@ func (r *headReader) pair(h http.Header, data []byte, at int) error {
 	}
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	for begin := at + n + m - len(values); len(values) > 0; {
-		value, n := consumeField(values, frame.PairValue)
+		value, n := frame.Field(values, frame.PairValue)
 		if n < 0 {
 			return errNotPlain
 		}
@@ -160,17 +160,4 @@ func (r *headReader) add(to []string, value string) []string {
 	to, r.values = r.values[:1:1], r.values[1:]
 	to[0] = value
 	return to
-}
-
-// consumeField reads one field of bytes; the length is negative if it is another one.
-func consumeField(data []byte, field protowire.Number) ([]byte, int) {
-	num, typ, n := protowire.ConsumeTag(data)
-	if n < 0 || num != field || typ != protowire.BytesType {
-		return nil, -1
-	}
-	value, m := protowire.ConsumeBytes(data[n:])
-	if m < 0 {
-		return nil, -1
-	}
-	return value, n + m
 }

@@ -112,18 +112,18 @@ func (x *served) perform(cfg *ResponderConfig) (*http.Response, error) {
 
 // request receives the request. Its body, if it has one, is still to be fed.
 func (x *served) request(maxHeaderBytes int) (*http.Request, *anypb.Any, error) {
-	header, err := x.frames.header(maxHeaderBytes)
+	head, err := x.frames.header(maxHeaderBytes)
 	if err != nil {
 		return nil, nil, err
 	}
-	req, err := newRequest(x.ctx, header)
+	req, err := newRequest(x.ctx, head)
 	if err != nil {
 		return nil, nil, err
 	}
 	x.watch = Watches(req)
 	x.frames.upgrade = len(UpgradeOf(req.Header)) > 0
-	if err := x.attachBody(req, header); err != nil {
+	if err := x.attachBody(req, head); err != nil {
 		return nil, nil, err
 	}
-	return req, header.GetExtra(), nil
+	return req, head.extra, nil
 }

@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc/mem"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -19,10 +18,10 @@ var errBodyClosed = errors.New("request body is closed")
 // attachBody gives req its body. content_length decides: 0 is strictly none, which matters because a stray chunk terminator
 // would corrupt an upgraded connection; more is the length; -1 is a stream. Absent means an old requester, which sends its whole
 // request before it reads: the next frame tells whether there is a body.
-func (x *served) attachBody(req *http.Request, header *grpctool.HttpRequest_Header) error {
+func (x *served) attachBody(req *http.Request, head *requestHead) error {
 	var first mem.BufferSlice
 	switch {
-	case header.ContentLength == nil:
+	case head.length == nil:
 		member, payload, err := x.frames.next()
 		if err != nil {
 			return err
@@ -32,11 +31,11 @@ func (x *served) attachBody(req *http.Request, header *grpctool.HttpRequest_Head
 		}
 		first = payload
 		req.ContentLength = -1
-	case header.GetContentLength() == 0:
+	case *head.length == 0:
 		x.frames.noBody = true
 		return x.frames.end()
 	default:
-		req.ContentLength = header.GetContentLength()
+		req.ContentLength = *head.length
 	}
 	x.body = &requestBody{
 		ctx:    x.ctx,

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"gitlab.com/agentk/agentk/api/grpctool"
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
@@ -40,7 +39,7 @@ type requestFrames struct {
 }
 
 // header reads the first frame.
-func (f *requestFrames) header(limit int) (*grpctool.HttpRequest_Header, error) {
+func (f *requestFrames) header(limit int) (*requestHead, error) {
 	msg, err := f.stream.Recv()
 	if errors.Is(err, io.EOF) {
 		return nil, status.Error(codes.InvalidArgument, "request ended before its header")
@@ -59,11 +58,11 @@ func (f *requestFrames) header(limit int) (*grpctool.HttpRequest_Header, error) 
 	if msg.Len() > limit {
 		return nil, status.Errorf(codes.InvalidArgument, "request header has %d bytes, at most %d are accepted", msg.Len(), limit)
 	}
-	var req grpctool.HttpRequest
-	if err := frame.Unmarshal(msg, &req); err != nil {
+	head, err := readRequestHead(msg)
+	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "invalid HttpRequest: header is malformed")
 	}
-	return req.GetHeader(), nil
+	return head, nil
 }
 
 // next reads a frame after the header. The payload of data and upgradeData belongs to the caller. io.EOF: the requester has
@@ -140,30 +139,28 @@ func (f *requestFrames) halfClose() error {
 }
 
 // newRequest builds the request without its body. What a requester may not say is a status InvalidArgument.
-func newRequest(ctx context.Context, header *grpctool.HttpRequest_Header) (*http.Request, error) {
-	r := header.GetRequest()
-	if r == nil {
+func newRequest(ctx context.Context, head *requestHead) (*http.Request, error) {
+	if !head.present {
 		return nil, status.Error(codes.InvalidArgument, "invalid HttpRequest: header has no request")
 	}
-	if !strings.HasPrefix(r.GetUrlPath(), "/") {
+	if !strings.HasPrefix(head.path, "/") {
 		return nil, status.Error(codes.InvalidArgument, "invalid HttpRequest: url_path does not start with a slash")
 	}
-	if header.ContentLength != nil && header.GetContentLength() < -1 {
-		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: content_length %d", header.GetContentLength())
+	if head.length != nil && *head.length < -1 {
+		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: content_length %d", *head.length)
 	}
-	h, err := FromKeyValues(r.GetHeader())
-	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: %v", err)
+	if head.headerErr != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: %v", head.headerErr)
 	}
-	if r.GetMethod() == "" {
+	if head.method == "" {
 		return nil, status.Error(codes.InvalidArgument, "invalid HttpRequest: no method")
 	}
-	req, err := http.NewRequestWithContext(ctx, r.GetMethod(), "/", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, head.method, "/", http.NoBody)
 	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: method %q", shorten(r.GetMethod()))
+		return nil, status.Errorf(codes.InvalidArgument, "invalid HttpRequest: method %q", shorten(head.method))
 	}
-	req.URL = &url.URL{Path: r.GetUrlPath(), RawQuery: ValuesFromKeyValues(r.GetQuery()).Encode()}
-	req.Header = h
+	req.URL = &url.URL{Path: head.path, RawQuery: head.query.Encode()}
+	req.Header = head.header
 	return req, nil
 }
 

@@ -26,14 +26,42 @@ const (
 
 // respond passes the answer on. It returns once the requester has everything.
 func (x *served) respond(resp *http.Response) error {
-	switching, err := x.begin(resp)
+	switching := resp.StatusCode == http.StatusSwitchingProtocols
+	if switching && !x.frames.upgrade {
+		return errors.New("answer 101 to a request that asked for no upgrade")
+	}
+	head, err := responseHeaderMessage(resp)
 	if err != nil {
+		return err
+	}
+	if !switching && resp.ContentLength >= 0 && resp.ContentLength <= maxChunk {
+		return x.respondTogether(head, resp)
+	}
+	if err := x.stream.Send(head); err != nil {
 		return err
 	}
 	if switching {
 		return x.upgraded(resp.Body)
 	}
-	return x.end(x.copy(resp.Body, frame.HTTPData, firstChunk(resp), resp.ProtoMajor == 2 && resp.ContentLength < 0))
+	return x.respondBody(resp, x.stream)
+}
+
+// respondTogether passes on an answer whose body is short and of known length. Who answers like that has mostly sent it whole, so that
+// the head waits a moment for it: they go out together, as one write.
+func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) (err error) {
+	held := hold(x.stream, head)
+	defer func() { // also when reading the body panics: nothing may be sent beside what the stream's owner then says
+		if sendErr := held.release(); sendErr != nil {
+			err = sendErr
+		}
+	}()
+	return x.respondBody(resp, held)
+}
+
+// respondBody passes on what follows the head.
+func (x *served) respondBody(resp *http.Response, to Sender) error {
+	err := x.copy(to, resp.Body, frame.HTTPData, firstChunk(resp), resp.ProtoMajor == 2 && resp.ContentLength < 0)
+	return x.end(to, err)
 }
 
 func firstChunk(resp *http.Response) int {
@@ -44,27 +72,14 @@ func firstChunk(resp *http.Response) int {
 }
 
 // end concludes an answer whose body has been passed on, or why it could not be.
-func (x *served) end(err error) error {
+func (x *served) end(to Sender, err error) error {
 	if err != nil && !(x.watch && errors.Is(context.Cause(x.ctx), ErrStopping)) {
 		return atStep("read HTTP response body", err)
 	}
-	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
+	if err := to.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
 		return err
 	}
 	return x.drain()
-}
-
-// begin passes the head of the answer on. It says whether the connection is switched to another protocol.
-func (x *served) begin(resp *http.Response) (switching bool, err error) {
-	switching = resp.StatusCode == http.StatusSwitchingProtocols
-	if switching && !x.frames.upgrade {
-		return false, errors.New("answer 101 to a request that asked for no upgrade")
-	}
-	msg, err := responseHeaderMessage(resp)
-	if err != nil {
-		return false, err
-	}
-	return switching, x.stream.Send(msg)
 }
 
 // upgraded carries the bytes of a switched connection.
@@ -82,14 +97,14 @@ func (x *served) upgraded(body io.ReadCloser) error {
 // copy sends what it reads, each read at once. Errors of sending are sendErrors; others come from reading. waits says that a read
 // of nothing waits for data, as that of an HTTP/2 body does: a watch may be silent for hours, and then holds no buffer. The stack is held,
 // too, so that the frames are small here and in what calls this.
-func (x *served) copy(from io.Reader, member protowire.Number, chunk int, waits bool) error {
+func (x *served) copy(to Sender, from io.Reader, member protowire.Number, chunk int, waits bool) error {
 	for {
 		if waits && chunk == idleChunk {
 			if _, err := from.Read(nil); err != nil {
 				return ended(err)
 			}
 		}
-		n, err := x.pass(from, member, chunk)
+		n, err := pass(to, from, member, chunk)
 		if err != nil {
 			return ended(err)
 		}
@@ -112,13 +127,13 @@ func ended(err error) error {
 }
 
 // pass reads once and sends what it got, how many bytes it returns.
-func (x *served) pass(from io.Reader, member protowire.Number, chunk int) (int, error) {
+func pass(to Sender, from io.Reader, member protowire.Number, chunk int) (int, error) {
 	pool := mem.DefaultBufferPool()
 	buf := pool.Get(chunk)
 	n, err := from.Read(*buf)
 	payload := take(pool, buf, n)
 	if n > 0 {
-		if err := x.stream.Send(frame.Wrap(member, payload)); err != nil {
+		if err := to.Send(frame.Wrap(member, payload)); err != nil {
 			return n, &sendError{err}
 		}
 	}

@@ -30,7 +30,7 @@ func (x *served) pipe(conn io.ReadWriteCloser) error {
 		requesterClosed.Store(true)
 		_ = conn.Close()
 	}()
-	err := x.copy(conn, frame.HTTPUpgradeData, idleChunk, false)
+	err := x.copy(x.stream, conn, frame.HTTPUpgradeData, idleChunk, false)
 	_ = conn.Close()
 	var failed *sendError
 	switch {

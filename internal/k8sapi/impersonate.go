@@ -1,7 +1,6 @@
 package k8sapi
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -95,11 +94,16 @@ func writeIdentity(h http.Header, id *kubernetesapi.ImpersonationConfig) error {
 	if id.GetUsername() == "" {
 		return refuse("identity has no user name")
 	}
-	add := func(name, value string) error {
-		if !httpguts.ValidHeaderFieldValue(value) || strings.Trim(value, " \t") != value {
-			return refuse("identity has a value for %s that cannot be sent in a header", name)
+	// name is in its canonical form.
+	add := func(name string, values ...string) error {
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldValue(value) || strings.Trim(value, " \t") != value {
+				return refuse("identity has a value for %s that cannot be sent in a header", name)
+			}
 		}
-		h.Add(name, value)
+		if len(values) > 0 {
+			h[name] = append(h[name], values...)
+		}
 		return nil
 	}
 	if err := add(impersonateUser, id.GetUsername()); err != nil {
@@ -110,19 +114,15 @@ func writeIdentity(h http.Header, id *kubernetesapi.ImpersonationConfig) error {
 			return err
 		}
 	}
-	for _, group := range id.GetGroups() {
-		if err := add(impersonateGroup, group); err != nil {
-			return err
-		}
+	if err := add(impersonateGroup, id.GetGroups()...); err != nil {
+		return err
 	}
 	for _, extra := range id.GetExtra() {
 		if extra.GetKey() == "" {
 			return refuse("identity has an extra without a key")
 		}
-		for _, value := range extra.GetVal() {
-			if err := add(impersonateExtraPrefix+escapeKey(extra.GetKey()), value); err != nil {
-				return err
-			}
+		if err := add(http.CanonicalHeaderKey(impersonateExtraPrefix+escapeKey(extra.GetKey())), extra.GetVal()...); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -130,16 +130,26 @@ func writeIdentity(h http.Header, id *kubernetesapi.ImpersonationConfig) error {
 
 // escapeKey percent-encodes what may not stand in a header name, and the percent sign itself. The API server decodes it.
 func escapeKey(key string) string {
-	if !strings.ContainsFunc(key, func(r rune) bool { return r == '%' || r >= 0x80 || !httpguts.IsTokenRune(r) }) {
-		return key
-	}
-	var b strings.Builder
+	const digits = "0123456789ABCDEF"
+	escaped := 0
 	for i := range len(key) {
-		if c := key[i]; c != '%' && c < 0x80 && httpguts.IsTokenRune(rune(c)) {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
+		if !standsInName(key[i]) {
+			escaped++
 		}
 	}
-	return b.String()
+	if escaped == 0 {
+		return key
+	}
+	b := make([]byte, 0, len(key)+2*escaped)
+	for i := range len(key) {
+		if c := key[i]; standsInName(c) {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', digits[c>>4], digits[c&15])
+		}
+	}
+	return string(b)
 }
+
+// standsInName says whether a byte of a key is written as it is.
+func standsInName(c byte) bool { return c != '%' && c < 0x80 && httpguts.IsTokenRune(rune(c)) }

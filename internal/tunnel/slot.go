@@ -118,42 +118,42 @@ func (s *slot) open(l *lives, c *call) (err error) {
 // use waits for the call and serves it.
 func (s *slot) use(l *lives, c *call) error {
 	opened := time.Now()
-	info, err := s.arrival(c)
-	if info == nil {
+	if arrived, err := s.arrival(c); !arrived {
 		return err
 	}
 	if !c.release() && l.parked.Err() != nil {
 		return l.parked.Err()
 	}
 	s.pool.answered(c.address, time.Since(opened))
-	s.begin(l, c, info)
+	s.begin(l, c)
 	return c.serve(s.pool)
 }
 
-// arrival waits until a call arrives on its stream. It returns nil without an error when kas has no use for the stream any more.
-func (s *slot) arrival(c *call) (*reversetunnel.RequestInfo, error) {
-	first := &reversetunnel.ConnectResponse{}
+// arrival waits until a call arrives on its stream. It says false without an error when kas has no use for the stream any more.
+func (s *slot) arrival(c *call) (bool, error) {
+	first := frame.Raw{}
 	c.address = localAddress(c.stream)
 	unpark := s.pool.park(c.address)
-	err := c.stream.RecvMsg(first)
+	err := c.stream.RecvMsg(&first)
 	unpark()
 	if errors.Is(err, io.EOF) {
-		return nil, nil
+		return false, nil
 	}
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	info := first.GetRequestInfo()
-	if info == nil {
-		return nil, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
+	var ok bool
+	c.method, c.meta, ok = readRequestInfo(first.Data)
+	first.Data.Free()
+	if !ok {
+		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
 	}
-	return info, nil
+	return true, nil
 }
 
 // begin readies the call that has arrived.
-func (s *slot) begin(l *lives, c *call, info *reversetunnel.RequestInfo) {
+func (s *slot) begin(l *lives, c *call) {
 	s.served = true
-	c.method, c.meta = info.MethodName, fromKeyValues(info.Meta)
 	waiting := noHint
 	if v := c.meta.Get(MetaWaiting); len(v) == 1 {
 		if n, err := strconv.Atoi(v[0]); err == nil && n >= 0 {
