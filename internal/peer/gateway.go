@@ -116,7 +116,7 @@ func (g *gateway) find(ctx context.Context, stream grpc.ServerStream, w wanted) 
 		return t, nil
 	}
 	if announced, connected := g.registry.Announces(w.agentID, w.methods...); connected && !announced {
-		return nil, fault.New(fault.InvalidArgument, fault.Agent, "agent does not support what this request needs: %v", w.methods)
+		return nil, tunnel.Unsupported(w.methods)
 	}
 	if !g.registry.Presence(w.agentID).Saturated {
 		if err := stream.SendMsg(&frame.Raw{Data: frame.Empty(memberNoTunnel)}); err != nil {

@@ -162,10 +162,6 @@ func (r *Router) open(ctx context.Context, q Request, eager bool) (Call, error) 
 	return nil, fault.New(fault.Unavailable, fault.Agent, "Find tunnel failed: every stream of the agent broke before it could be used")
 }
 
-func unsupported(wanted []string) error {
-	return fault.New(fault.InvalidArgument, fault.Agent, "agent does not support what this request needs: %v", wanted)
-}
-
 // find takes a stream parked here, or looks elsewhere, or waits for one when that makes sense.
 func (r *Router) find(ctx context.Context, q Request, wanted []string, started time.Time, eager bool) (candidate, error) {
 	if t := r.cfg.Registry.TryFind(q.AgentID, wanted...); t != nil {
@@ -180,7 +176,7 @@ func (r *Router) find(ctx context.Context, q Request, wanted []string, started t
 		return r.search(ctx, q, wanted, started)
 	}
 	if announced, connected := r.cfg.Registry.Announces(q.AgentID, wanted...); connected && !announced {
-		return nil, unsupported(wanted)
+		return nil, tunnel.Unsupported(wanted)
 	}
 	presence := r.cfg.Registry.Presence(q.AgentID)
 	seen := r.lastSeen(ctx, q.AgentID, presence)

@@ -13,6 +13,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/backoff"
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/peer"
+	"gitlab.com/agentk/agentk/internal/tunnel"
 )
 
 const (
@@ -243,7 +244,7 @@ func (s *search) waitHere() {
 	retry := backoff.New(attemptRetry)
 	for {
 		if announced, connected := s.r.cfg.Registry.Announces(s.q.AgentID, s.wanted...); connected && !announced {
-			s.tell(news{url: here, standing: standing{err: unsupported(s.wanted)}})
+			s.tell(news{url: here, standing: standing{err: tunnel.Unsupported(s.wanted)}})
 		}
 		t, err := s.r.cfg.Registry.Find(s.within, s.q.AgentID, s.wanted...)
 		if err == nil {
@@ -254,7 +255,7 @@ func (s *search) waitHere() {
 			}
 			return
 		}
-		if s.within.Err() != nil || fault.KindOf(err) != fault.ResourceExhausted {
+		if kind := fault.KindOf(err); s.within.Err() != nil || kind != fault.ResourceExhausted && kind != fault.InvalidArgument {
 			return // kas stops: the other replicas may still have one
 		}
 		if !s.tell(news{url: here, standing: standing{err: err}}) || !s.pause(retry) {

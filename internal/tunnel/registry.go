@@ -73,7 +73,7 @@ type connStreams struct {
 // waiter is a request that waits for a stream.
 type waiter struct {
 	wanted []string
-	found  chan *Tunnel // buffered: handing over never blocks
+	found  chan *Tunnel // buffered: handing over never blocks; closed: the agent is here, and does not announce what is wanted
 }
 
 // NewRegistry returns an empty registry. Run must be running for streams to be retired.
@@ -150,13 +150,17 @@ func (r *Registry) Announces(agentID int64, wanted ...string) (announced, connec
 	if a == nil {
 		return false, false
 	}
+	return a.announces(wanted), len(a.conns) > 0
+}
+
+// announces says whether any stream announces all that is wanted. The shard's mutex is held.
+func (a *agentStreams) announces(wanted []string) bool {
 	for _, c := range a.conns {
-		connected = true
 		if c.desc.has(wanted...) {
-			return true, true
+			return true
 		}
 	}
-	return false, connected
+	return false
 }
 
 // TryFind takes a parked stream that announces all wanted "service/method", or returns nil.
@@ -170,8 +174,14 @@ func (r *Registry) TryFind(agentID int64, wanted ...string) *Tunnel {
 	return nil
 }
 
+// Unsupported is the error of requests that need what no stream of their agent announces, a fault InvalidArgument.
+func Unsupported(wanted []string) error {
+	return fault.New(fault.InvalidArgument, fault.Agent, "agent does not support what this request needs: %v", wanted)
+}
+
 // Find takes a parked stream, or waits for one until ctx ends. Errors: fault ResourceExhausted when the agent has no stream
-// left to give or too many requests wait, Unavailable when kas stops, otherwise the context's error.
+// left to give or too many requests wait, InvalidArgument when a stream comes and the agent turns out to lack what is wanted,
+// Unavailable when kas stops, otherwise the context's error.
 func (r *Registry) Find(ctx context.Context, agentID int64, wanted ...string) (*Tunnel, error) {
 	s := r.shard(agentID)
 	s.mu.Lock()
@@ -199,7 +209,7 @@ func (r *Registry) Find(ctx context.Context, agentID int64, wanted ...string) (*
 	var err error
 	select {
 	case t := <-w.found:
-		return t, nil
+		return t.orUnsupported(wanted)
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-r.stop:
@@ -211,10 +221,18 @@ func (r *Registry) Find(ctx context.Context, agentID int64, wanted ...string) (*
 	s.mu.Unlock()
 	select {
 	case t := <-w.found:
-		return t, nil
+		return t.orUnsupported(wanted)
 	default:
 		return nil, err
 	}
+}
+
+// orUnsupported explains why there is no stream.
+func (t *Tunnel) orUnsupported(wanted []string) (*Tunnel, error) {
+	if t == nil {
+		return nil, Unsupported(wanted)
+	}
+	return t, nil
 }
 
 // take removes the most recently parked stream that matches from the idle ones, starting at another connection each time. Streams that
@@ -273,12 +291,18 @@ func (a *agentStreams) offer(t *Tunnel) {
 		close(t.retired)
 		return
 	}
-	for e := a.waiters.Front(); e != nil; e = e.Next() {
-		if w := e.Value.(*waiter); t.desc.has(w.wanted...) {
-			a.waiters.Remove(e)
+	for e := a.waiters.Front(); e != nil; {
+		w, current := e.Value.(*waiter), e
+		e = e.Next()
+		switch {
+		case t.desc.has(w.wanted...):
+			a.waiters.Remove(current)
 			t.hand(a)
 			w.found <- t
 			return
+		case !a.announces(w.wanted):
+			a.waiters.Remove(current)
+			close(w.found)
 		}
 	}
 	t.parkedAt = time.Now()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -413,6 +414,27 @@ func TestFind_GivesUpWithItsContext(t *testing.T) {
 	defer s.mu.Unlock()
 	if len(s.agents) != 0 {
 		t.Error("an agent that is not here is still remembered")
+	}
+}
+
+// A request may come before its agent: when that turns out to lack what is wanted, there is nothing to wait for.
+func TestFind_AgentComesWithoutWhatIsWanted(t *testing.T) {
+	l := newLine(t)
+	found := make(chan error, 1)
+	go func() { _, err := l.registry.Find(t.Context(), agentID, "ext.S/Other"); found <- err }()
+	eventually(t, "the request waits", func() bool {
+		s := l.registry.shard(agentID)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.agents[agentID] != nil && s.agents[agentID].waiters.Len() == 1
+	})
+	l.pool(10, echo)
+	if err := <-found; fault.KindOf(err) != fault.InvalidArgument || !strings.Contains(err.Error(), "ext.S/Other") {
+		t.Fatalf("got %v", err)
+	}
+	eventually(t, "the streams are parked", func() bool { return l.registry.Presence(agentID).Idle == 2 })
+	if _, err := l.registry.Find(t.Context(), agentID, wanted); err != nil {
+		t.Errorf("what the agent has: %v", err)
 	}
 }
 
