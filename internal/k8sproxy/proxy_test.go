@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 	origin   = "https://gl.test"
 	jobToken = "canary-job-token"
 	ciBearer = "Bearer ci:7:" + jobToken
