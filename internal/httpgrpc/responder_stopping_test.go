@@ -2,6 +2,7 @@ package httpgrpc
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"testing"
 
@@ -69,4 +70,21 @@ func TestResponder_AgentStops(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that goes away during a watch cancels the request at the cluster.
+func TestResponder_ClientGoneDuringWatch(t *testing.T) {
+	c := startCall(t, func(req *http.Request, _ *anypb.Any) (*http.Response, error) {
+		r, w := io.Pipe()
+		context.AfterFunc(req.Context(), func() { _ = w.CloseWithError(context.Cause(req.Context())) })
+		return &http.Response{StatusCode: 200, Body: r, ContentLength: -1}, nil
+	})
+	c.header("GET", "/", proto.Int64(0))
+	c.trailer()
+	c.halfClose()
+	if m := c.next(); m.GetHeader() == nil {
+		t.Fatal(m)
+	}
+	c.abort()
+	c.wantStatus(codes.Canceled, "context canceled")
 }

@@ -482,20 +482,3 @@ func TestResponder_ClusterDiesMidBody(t *testing.T) {
 	}
 	c.wantStatus(codes.Canceled, "gRPC -> HTTP: read HTTP response body: connection reset by peer")
 }
-
-// A client that goes away during a watch cancels the request at the cluster.
-func TestResponder_ClientGoneDuringWatch(t *testing.T) {
-	c := startCall(t, func(req *http.Request, _ *anypb.Any) (*http.Response, error) {
-		r, w := io.Pipe()
-		context.AfterFunc(req.Context(), func() { _ = w.CloseWithError(context.Cause(req.Context())) })
-		return &http.Response{StatusCode: 200, Body: r, ContentLength: -1}, nil
-	})
-	c.header("GET", "/", proto.Int64(0))
-	c.trailer()
-	c.halfClose()
-	if m := c.next(); m.GetHeader() == nil {
-		t.Fatal(m)
-	}
-	c.abort()
-	c.wantStatus(codes.Canceled, "context canceled")
-}
