@@ -70,11 +70,7 @@ func FuzzReadRequestHead(f *testing.F) {
 		if member, err := frame.Member(mem.BufferSlice{mem.SliceBuffer(raw)}, frame.HTTPUpgradeData); err != nil || member != frame.HTTPHeader {
 			return
 		}
-		msg := mem.BufferSlice{}
-		for rest := raw; len(rest) > 0; {
-			k := min(max(n, 1), len(rest))
-			msg, rest = append(msg, mem.SliceBuffer(rest[:k])), rest[k:]
-		}
+		msg := inPieces(raw, n)
 		want, wantErr := readAnyRequestHead(msg)
 		got, err := readRequestHead(msg)
 		if (err != nil) != (wantErr != nil) {

@@ -98,11 +98,7 @@ func FuzzReadHead(f *testing.F) {
 		if member, err := frame.Member(mem.BufferSlice{mem.SliceBuffer(raw)}, frame.HTTPUpgradeData); err != nil || member != frame.HTTPHeader {
 			return
 		}
-		msg := mem.BufferSlice{}
-		for rest := raw; len(rest) > 0; {
-			k := min(max(n, 1), len(rest))
-			msg, rest = append(msg, mem.SliceBuffer(rest[:k])), rest[k:]
-		}
+		msg := inPieces(raw, n)
 		want, wantErr := readAnyHead(msg)
 		got, err := readHead(msg)
 		if (err != nil) != (wantErr != nil) {
@@ -129,4 +125,14 @@ func TestReadHead_Plain(t *testing.T) {
 	if !plain(&Exchange{Method: "GET", Path: "/", Header: http.Header{"Accept": {"a"}}}) {
 		t.Error("a usual request is not plain")
 	}
+}
+
+// inPieces is a message that has arrived in buffers of n bytes.
+func inPieces(raw []byte, n int) mem.BufferSlice {
+	msg := mem.BufferSlice{}
+	for rest := raw; len(rest) > 0; {
+		k := min(max(n, 1), len(rest))
+		msg, rest = append(msg, mem.SliceBuffer(rest[:k])), rest[k:]
+	}
+	return msg
 }
