@@ -163,6 +163,24 @@ func (u *unit) logs(words ...string) {
 	})
 }
 
+// begun waits until synchronisations of a commit have been begun so many times: once, and again for each change of options.
+func (u *unit) begun(commit string, times int) {
+	u.t.Helper()
+	words := []string{"Synchronizing objects", `"` + u.project + `"`, commit}
+	eventually(u.t, func() string {
+		n := 0
+		for line := range strings.Lines(u.bed.AgentLog(agentName)) {
+			if hasAll(line, words) {
+				n++
+			}
+		}
+		if n >= times {
+			return ""
+		}
+		return fmt.Sprintf("commit %s was begun %d times, not %d", commit, n, times)
+	})
+}
+
 func hasAll(s string, words []string) bool {
 	for _, w := range words {
 		if !strings.Contains(s, w) {

@@ -93,8 +93,10 @@ func TestDryRun(t *testing.T) {
 		t.Run(strategy, func(t *testing.T) {
 			t.Parallel()
 			u := shared.follow(t, "", files{"a.yaml": configMap("a", "1"), "b.yaml": configMap("b", "1")})
-			u.done(u.git("rev-parse", "HEAD"))
+			first := u.git("rev-parse", "HEAD")
+			u.done(first)
 			u.configure("dry_run_strategy: " + strategy)
+			u.begun(first, 2) // with the new options, which a commit pushed at once would overtake
 			commit := u.push(files{"a.yaml": configMap("a", "2"), "b.yaml": "", "c.yaml": configMap("c", "1")})
 			u.logs("Objects synchronized", commit)
 			if u.value("a") != "1" || u.value("b") != "1" || u.object(configMaps, "c") != nil {
