@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
@@ -52,25 +52,25 @@ func mustMarshal(m proto.Message) []byte {
 // call is one call in progress at the agent. The handler runs on the slot's goroutine, and receives there from the stream itself until
 // it calls Ahead.
 type call struct {
-	stream grpc.ClientStream
-	// streamCtx is the stream's context, cancel ends it. ctx is the handler's, end ends that.
-	streamCtx, ctx context.Context
-	cancel, end    context.CancelCauseFunc
-	// release lets the stream live on when parked ones end, outlive the call when calls end. Each is nil until it is needed.
-	release, outlive func() bool
+	held *heldStream
+	// ctx is the handler's, end ends it.
+	ctx context.Context
+	end context.CancelCauseFunc
 	// method is "/service/method".
 	method string
 	meta   metadata.MD
-	// address is the local one of the connection.
-	address string
 	// ahead is nil until the handler asks for it; then its goroutine is the one that receives.
 	ahead *ahead
+	// accepted: the call is over, and its stream is parked again.
+	accepted atomic.Bool
 
 	// Of whoever receives. over is why no request message follows any more: io.EOF when kas has half-closed, or the end of the call.
 	over error
-	// ended: the stream has ended; streamErr is its own error.
+	// ended: nothing more of the call will come, since the stream has ended, with streamErr as its own error, or because of next, which
+	// begins the next call.
 	ended     bool
 	streamErr error
+	next      mem.BufferSlice
 
 	// headerSent belongs to who sends.
 	headerSent bool
@@ -86,36 +86,21 @@ type ahead struct {
 	done chan struct{}
 }
 
-// close lets go of what the call holds.
-func (c *call) close() {
-	if c.outlive != nil {
-		c.outlive()
-		c.end(nil)
-	}
-	c.release()
-	c.cancel(nil)
-}
-
-// serve runs the call to its end. The returned error is the stream's, not the call's.
-func (c *call) serve(p *Pool) error {
-	return c.finish(p, p.handle(c))
-}
-
 // finish tells kas how the call went and waits until kas has ended the stream.
 func (c *call) finish(p *Pool, err error) error {
 	if c.conclude(err) != nil {
-		c.cancel(errors.New("the tunnel stream is lost"))
+		c.held.cancel(errors.New("the tunnel stream is lost"))
 	}
 	patience := endTimeout
 	if err != nil {
 		patience = failTimeout
 	}
-	timeout := time.AfterFunc(patience, func() { c.cancel(errors.New("kas did not end the stream")) })
+	timeout := time.AfterFunc(patience, func() { c.held.cancel(errors.New("kas did not end the stream")) })
 	defer timeout.Stop()
 	concluded := time.Now()
 	lost := c.waitForEnd()
 	if err == nil && lost == nil {
-		p.answered(c.address, time.Since(concluded)) // with the end of the stream, to ours
+		p.answered(c.held.address, time.Since(concluded)) // with the end of the stream, to ours
 	}
 	return lost
 }
@@ -124,7 +109,7 @@ func (c *call) finish(p *Pool, err error) error {
 func (c *call) waitForEnd() error {
 	if c.ahead == nil {
 		for !c.ended {
-			c.next().Free()
+			c.receiveOne().Free()
 		}
 		return c.streamErr
 	}
@@ -138,17 +123,44 @@ func (c *call) waitForEnd() error {
 	return c.streamErr
 }
 
-// next receives until there is a request message, or nil and over is set.
-func (c *call) next() mem.BufferSlice {
+// whole says whether kas has half-closed a call whose handler has returned.
+func (c *call) whole() bool {
+	if c.ahead != nil && c.ahead.queue != nil {
+		select {
+		case msg, ok := <-c.ahead.queue:
+			if ok { // that nobody has asked for
+				msg.Free()
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return errors.Is(c.over, io.EOF)
+}
+
+// accept ends a call that is whole, with OK, such that the stream is parked again. Whether it could is seen by who receives.
+func (c *call) accept() {
+	c.accepted.Store(true)
+	if !c.headerSent {
+		_ = c.send(mem.BufferSlice{mem.SliceBuffer(emptyHeader)})
+	}
+	_ = c.send(mem.BufferSlice{mem.SliceBuffer(againTrailer)})
+	if c.ahead != nil {
+		close(c.ahead.handled)
+	}
+}
+
+// receiveOne receives until there is a request message, or nil and over is set.
+func (c *call) receiveOne() mem.BufferSlice {
 	raw := frame.Raw{}
-	if err := c.stream.RecvMsg(&raw); err != nil {
-		c.cancel(errors.New("kas ended the request"))
+	if err := c.held.rpc.RecvMsg(&raw); err != nil {
 		c.ended = true
 		why := error(status.Error(codes.Canceled, "kas ended the request"))
 		if !errors.Is(err, io.EOF) {
 			c.streamErr, why = err, err
 		}
-		c.stop(why)
+		c.lost(errors.New("kas ended the request"), why)
 		return nil
 	}
 	member, err := frame.Member(raw.Data, frame.ConnectCloseSend)
@@ -162,18 +174,22 @@ func (c *call) next() mem.BufferSlice {
 		raw.Data.Free()
 		c.over = io.EOF
 		return nil
+	case err == nil && member == frame.ConnectRequestInfo && c.accepted.Load():
+		c.ended, c.next = true, raw.Data
+		return nil
 	default:
 		raw.Data.Free()
 	}
 	breach := fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: message out of order or malformed")
-	c.cancel(breach)
 	c.ended, c.streamErr = true, breach
-	c.stop(breach)
+	c.lost(breach, breach)
 	return nil
 }
 
-// stop sets why no request message follows, unless kas has half-closed before.
-func (c *call) stop(why error) {
+// lost ends the stream and the call's context with cause. why is what a Recv says, unless kas has half-closed before.
+func (c *call) lost(cause, why error) {
+	c.held.cancel(cause)
+	c.end(cause)
 	if c.over == nil {
 		c.over = why
 	}
@@ -192,12 +208,12 @@ func (c *call) Ahead() {
 	go c.receive(a) // waitForEnd waits for it
 }
 
-// receive reads the stream until kas ends it, so that an abort is noticed also while the handler waits for the cluster.
+// receive reads the stream until kas ends it or begins the next call, so that an abort is noticed also while the handler waits for the cluster.
 func (c *call) receive(a *ahead) {
 	defer close(a.done)
 	open := c.over == nil
 	for !c.ended {
-		msg := c.next()
+		msg := c.receiveOne()
 		switch {
 		case c.over == nil:
 			select {
@@ -217,7 +233,7 @@ func (c *call) Recv() (mem.BufferSlice, error) {
 	var msg mem.BufferSlice
 	switch {
 	case c.ahead == nil && c.over == nil:
-		msg = c.next()
+		msg = c.receiveOne()
 		if c.over == nil {
 			return msg, nil
 		}
@@ -240,6 +256,10 @@ func (c *call) Received() int {
 
 // Send sends one response message. It owns msg.
 func (c *call) Send(msg mem.BufferSlice) error {
+	if c.accepted.Load() {
+		msg.Free()
+		return status.Error(codes.Canceled, "the request is over")
+	}
 	if !c.headerSent {
 		c.headerSent = true
 		if err := c.send(mem.BufferSlice{mem.SliceBuffer(headerMessage)}); err != nil {
@@ -251,7 +271,7 @@ func (c *call) Send(msg mem.BufferSlice) error {
 }
 
 func (c *call) send(msg mem.BufferSlice) error {
-	err := c.stream.SendMsg(&frame.Raw{Data: msg})
+	err := c.held.rpc.SendMsg(&frame.Raw{Data: msg})
 	if errors.Is(err, io.EOF) {
 		return status.Error(codes.Canceled, "kas ended the request")
 	}
@@ -283,5 +303,5 @@ func (c *call) conclude(err error) error {
 			return err
 		}
 	}
-	return c.stream.CloseSend()
+	return c.held.rpc.CloseSend()
 }

@@ -23,22 +23,22 @@ const (
 	drainTimeout = 10 * time.Second
 )
 
-// Connect serves one ReverseTunnel/Connect stream of an authenticated agent, until it was used, retired or lost. session ends
+// Connect serves one ReverseTunnel/Connect stream of an authenticated agent, until it was used up, retired or lost. session ends
 // with a cause when the agent may no longer be here; ageLimit ends when the stream should move to a new connection.
 //
 // Thousands of streams are parked in here. What they wait with is small, and what comes before is done aside.
-func (r *Registry) Connect(stream grpc.ServerStream, agentID int64, session, ageLimit context.Context) error {
-	c := &connecting{r: r, t: newTunnel(agentID, peerOf(stream.Context()), stream), session: session, ageLimit: ageLimit}
+func (r *Registry) Connect(rpc grpc.ServerStream, agentID int64, session, ageLimit context.Context) error {
+	c := &connecting{r: r, t: newStream(agentID, peerOf(rpc.Context()), rpc), session: session, ageLimit: ageLimit}
 	if err := aside.Do(c.park); err != nil {
 		return err
 	}
 	defer r.leave(c.t)
 	if c.wait() {
-		return c.ended()
+		return c.err
 	}
 	// The stream should end. Whoever was given it in this very moment keeps it.
 	if r.withdraw(c.t) {
-		return idleEnd(stream.Context(), session)
+		return idleEnd(rpc.Context(), session)
 	}
 	return c.finish()
 }
@@ -46,15 +46,15 @@ func (r *Registry) Connect(stream grpc.ServerStream, agentID int64, session, age
 // connecting is a stream in Connect.
 type connecting struct {
 	r                 *Registry
-	t                 *Tunnel
+	t                 *stream
 	session, ageLimit context.Context //nolint:containedctx // those of the one call of Connect
-	// outcome is how the call on it went, once wait has seen it; nil: the stream was retired.
-	outcome *outcome
+	// err is how the last call on the stream ended, once wait has seen it.
+	err error
 }
 
 // park makes the stream available.
 func (c *connecting) park() error {
-	raw, err := receiveDescriptor(c.session, c.t.stream, c.r.cfg.DescriptorTimeout)
+	raw, err := receiveDescriptor(c.session, c.t.rpc, c.r.cfg.DescriptorTimeout)
 	if err != nil {
 		return err
 	}
@@ -65,15 +65,14 @@ func (c *connecting) park() error {
 	return nil
 }
 
-// wait waits until the stream has served, or was retired: true; or until it should end.
+// wait waits until the stream is used up, or was retired: true; or until it should end.
 func (c *connecting) wait() bool {
 	select {
 	case <-c.t.retired:
 		return true
-	case o := <-c.t.finished:
-		c.outcome = &o
+	case c.err = <-c.t.ended:
 		return true
-	case <-c.t.stream.Context().Done():
+	case <-c.t.rpc.Context().Done():
 	case <-c.ageLimit.Done():
 	case <-c.session.Done():
 	case <-c.r.stop:
@@ -81,23 +80,15 @@ func (c *connecting) wait() bool {
 	return false
 }
 
-// ended is the end of a stream that has served or was retired.
-func (c *connecting) ended() error {
-	if c.outcome == nil {
-		return nil
-	}
-	return c.t.end(*c.outcome)
-}
-
 // finish waits for the call that has the stream.
 func (c *connecting) finish() error {
 	select {
 	case <-c.t.retired:
 		return nil
-	case o := <-c.t.finished:
-		return c.t.end(o)
-	case <-c.t.stream.Context().Done():
-		return status.FromContextError(c.t.stream.Context().Err()).Err()
+	case err := <-c.t.ended:
+		return err
+	case <-c.t.rpc.Context().Done():
+		return status.FromContextError(c.t.rpc.Context().Err()).Err()
 	case <-c.session.Done():
 		// Without this a revoked agent would keep the requests it already has.
 		return context.Cause(c.session)
@@ -113,32 +104,6 @@ func idleEnd(stream, session context.Context) error {
 		return context.Cause(session)
 	}
 	return nil
-}
-
-// end ends the agent's RPC as the caller left it.
-func (t *Tunnel) end(o outcome) error {
-	if o.err != nil || !o.done {
-		return o.err
-	}
-	drained := make(chan struct{})
-	go func() { // ends with the RPC at the latest: Recv fails once Connect has returned
-		defer close(drained)
-		for {
-			msg, err := t.Recv()
-			if err != nil {
-				return
-			}
-			msg.Free()
-		}
-	}()
-	timer := time.NewTimer(drainTimeout)
-	defer timer.Stop()
-	select {
-	case <-drained:
-		return t.breach
-	case <-timer.C:
-		return fault.New(fault.DeadlineExceeded, fault.Agent, "agent did not end its stream within %s of its answer", drainTimeout)
-	}
 }
 
 // receiveDescriptor waits for the first message.

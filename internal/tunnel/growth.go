@@ -14,11 +14,12 @@ const (
 	nearAhead = 64
 )
 
-// used marks one slot as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
+// used marks one slot, whose stream is on the connection from address, as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
 // step that doubles with the load.
-func (p *Pool) used(l lives, waiting int) {
+func (p *Pool) used(l lives, address string, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.leaves(address)
 	p.leftIdle()
 	p.active++
 	fresh := p.fresh()

@@ -20,7 +20,7 @@ func TestReadPlainInfo(t *testing.T) {
 	if method != "/s/m" {
 		t.Errorf("method %q", method)
 	}
-	meta[MetaWaiting] = []string{"3"}
+	meta[MetaWaiting], meta[MetaAgain] = []string{"3"}, []string{again}
 	if diff := cmp.Diff(meta, got); diff != "" {
 		t.Error(diff)
 	}

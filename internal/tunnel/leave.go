@@ -17,7 +17,7 @@ func (r *Registry) Leave(agentID, pod int64) {
 		}
 		c.leaving = true
 		for e := c.idle.Front(); e != nil; e = c.idle.Front() {
-			t := e.Value.(*Tunnel)
+			t := e.Value.(*stream)
 			c.idle.Remove(e)
 			t.element = nil
 			close(t.retired)

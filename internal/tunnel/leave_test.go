@@ -219,10 +219,10 @@ func TestPool_ParksOnTheNewConnectionFirst(t *testing.T) {
 	s.mu.Lock()
 	old := s.agents[agentID].conns[0]
 	for e := old.idle.Front(); e != nil; e = old.idle.Front() {
-		tun := e.Value.(*Tunnel)
+		parked := e.Value.(*stream)
 		old.idle.Remove(e)
-		tun.element = nil
-		close(tun.retired)
+		parked.element = nil
+		close(parked.retired)
 	}
 	s.mu.Unlock()
 	eventually(t, "the old slots stop", func() bool { return p.idleNow() == minIdle })

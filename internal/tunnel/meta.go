@@ -21,12 +21,13 @@ const (
 // requestInfo is the serialized ConnectResponse that begins a call. It is written by hand, as every request has one.
 func requestInfo(method string, meta metadata.MD, waiting int) mem.BufferSlice {
 	meta, number := legal(meta), strconv.Itoa(waiting)
-	info := frame.SizeText(method) + frame.SizePairs(meta) + frame.SizePair(MetaWaiting, number)
+	info := frame.SizeText(method) + frame.SizePairs(meta) + frame.SizePair(MetaWaiting, number) + frame.SizePair(MetaAgain, again)
 	b := make([]byte, 0, frame.SizeMessage(info))
 	b = frame.OpenMessage(b, frame.ConnectRequestInfo, info)
 	b = frame.AppendText(b, infoMethod, method)
 	b = frame.AppendPairs(b, infoMeta, meta)
 	b = frame.AppendPair(b, infoMeta, MetaWaiting, number)
+	b = frame.AppendPair(b, infoMeta, MetaAgain, again)
 	return mem.BufferSlice{mem.SliceBuffer(b)}
 }
 

@@ -28,7 +28,7 @@ func TestRequestInfo(t *testing.T) {
 			if err := frame.Unmarshal(requestInfo("/s/m", tc.meta, 12), got); err != nil {
 				t.Fatal(err)
 			}
-			tc.want[MetaWaiting] = []string{"12"}
+			tc.want[MetaWaiting], tc.want[MetaAgain] = []string{"12"}, []string{again}
 			if info := got.GetRequestInfo(); info.GetMethodName() != "/s/m" {
 				t.Errorf("method %q", info.GetMethodName())
 			} else if diff := cmp.Diff(tc.want, fromKeyValues(info.Meta)); diff != "" {

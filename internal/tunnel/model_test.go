@@ -35,6 +35,7 @@ func TestRegistry_Model(t *testing.T) {
 			"wait":   m.wait,
 			"giveUp": m.giveUp,
 			"end":    m.end,
+			"again":  m.again,
 			"lose":   m.lose,
 			"retire": m.retireAll,
 			"":       m.check,
@@ -45,17 +46,34 @@ func TestRegistry_Model(t *testing.T) {
 type registryModel struct {
 	registry *Registry
 	raw      []byte
-	idle     []*Tunnel
-	busy     []*Tunnel
+	idle     []*stream
+	busy     []*stream
 	waiting  []pendingFind
 }
 
 func (m *registryModel) park(rt *rapid.T) {
-	t := newTunnel(agentID, rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod"), liveStream{})
+	t := newStream(agentID, rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod"), liveStream{})
 	if err := m.registry.enter(t, m.raw); err != nil {
 		rt.Fatal(err)
 	}
 	m.registry.park(t)
+	m.parked(rt, t)
+}
+
+// again ends a call whose stream is parked again.
+func (m *registryModel) again(rt *rapid.T) {
+	if len(m.busy) == 0 {
+		rt.Skip("no call")
+	}
+	i := rapid.IntRange(0, len(m.busy)-1).Draw(rt, "which")
+	t := m.busy[i]
+	m.busy = append(m.busy[:i], m.busy[i+1:]...)
+	m.registry.repark(t)
+	m.parked(rt, t)
+}
+
+// parked notes that a stream was made available.
+func (m *registryModel) parked(rt *rapid.T, t *stream) {
 	if len(m.waiting) == 0 {
 		m.idle = append(m.idle, t)
 		return
@@ -63,7 +81,7 @@ func (m *registryModel) park(rt *rapid.T) {
 	// The oldest finder must have it.
 	select {
 	case got := <-m.waiting[0].w.found:
-		if got != t {
+		if got.stream != t {
 			rt.Fatal("the oldest finder got another stream")
 		}
 	default:
@@ -79,8 +97,8 @@ func (m *registryModel) take(rt *rapid.T) {
 		rt.Fatalf("found %v while %d are idle", got != nil, len(m.idle))
 	}
 	if got != nil {
-		m.idle = remove(rt, m.idle, got)
-		m.busy = append(m.busy, got)
+		m.idle = remove(rt, m.idle, got.stream)
+		m.busy = append(m.busy, got.stream)
 	}
 }
 
@@ -142,7 +160,7 @@ func (m *registryModel) lose(rt *rapid.T) {
 func (m *registryModel) retireAll(rt *rapid.T) {
 	m.registry.retire(time.Now().Add(time.Hour))
 	kept := map[string]int{}
-	var left []*Tunnel
+	var left []*stream
 	for _, t := range m.idle {
 		select {
 		case <-t.retired:
@@ -173,7 +191,7 @@ func (m *registryModel) check(rt *rapid.T) {
 	}
 }
 
-func remove(rt *rapid.T, from []*Tunnel, t *Tunnel) []*Tunnel {
+func remove(rt *rapid.T, from []*stream, t *stream) []*stream {
 	for i := range from {
 		if from[i] == t {
 			return append(from[:i], from[i+1:]...)

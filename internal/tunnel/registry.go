@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/frame"
 )
 
 const (
@@ -63,7 +64,7 @@ type agentStreams struct {
 type connStreams struct {
 	peer string
 	desc *descriptor // that of the newest stream, kept to share it
-	idle list.List   // of *Tunnel, most recently parked first
+	idle list.List   // of *stream, most recently parked first
 	busy int         // handed out
 	// leaving: the pod is about to stop, so its streams end instead of being parked.
 	leaving bool
@@ -169,7 +170,7 @@ func (r *Registry) TryFind(agentID int64, wanted ...string) *Tunnel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a := s.agents[agentID]; a != nil {
-		return a.take(wanted)
+		return a.take(r, wanted)
 	}
 	return nil
 }
@@ -190,7 +191,7 @@ func (r *Registry) Find(ctx context.Context, agentID int64, wanted ...string) (*
 		a = &agentStreams{}
 		s.agents[agentID] = a
 	}
-	if t := a.take(wanted); t != nil {
+	if t := a.take(r, wanted); t != nil {
 		s.mu.Unlock()
 		return t, nil
 	}
@@ -238,27 +239,26 @@ func (t *Tunnel) orUnsupported(wanted []string) (*Tunnel, error) {
 // take removes the most recently parked stream that matches from the idle ones, starting at another connection each time. Streams that
 // have ended and are about to be withdrawn stay.
 // Most recent first lets surplus streams grow old and be retired.
-func (a *agentStreams) take(wanted []string) *Tunnel {
+func (a *agentStreams) take(r *Registry, wanted []string) *Tunnel {
 	for i := range a.conns {
 		c := a.conns[(a.next+i)%len(a.conns)]
 		for e := c.idle.Front(); e != nil; e = e.Next() {
-			if t := e.Value.(*Tunnel); t.stream.Context().Err() == nil && t.desc.has(wanted...) {
+			if t := e.Value.(*stream); t.rpc.Context().Err() == nil && t.desc.has(wanted...) {
 				c.idle.Remove(e)
-				t.hand(a)
 				a.next = (a.next + i + 1) % len(a.conns)
-				return t
+				return t.hand(r, a)
 			}
 		}
 	}
 	return nil
 }
 
-// hand marks a stream as given to a caller. The shard's mutex is held.
-func (t *Tunnel) hand(a *agentStreams) {
+// hand gives a stream to a caller, for one call. The shard's mutex is held.
+func (t *stream) hand(r *Registry, a *agentStreams) *Tunnel {
 	t.element = nil
 	t.handed = true
 	t.conn.busy++
-	t.waiting = a.waiters.Len()
+	return &Tunnel{registry: r, stream: t, waiting: a.waiters.Len(), last: frame.ConnectDescriptor}
 }
 
 func (a *agentStreams) saturated() bool {
@@ -278,15 +278,15 @@ func (s *shard) forget(agentID int64, a *agentStreams) {
 }
 
 // park makes a stream available: to the oldest request that waits for such a stream, or to later ones.
-func (r *Registry) park(t *Tunnel) {
+func (r *Registry) park(t *stream) {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.agents[t.agentID].offer(t)
+	s.agents[t.agentID].offer(r, t)
 }
 
 // offer is park with the shard's mutex held.
-func (a *agentStreams) offer(t *Tunnel) {
+func (a *agentStreams) offer(r *Registry, t *stream) {
 	if t.conn.leaving {
 		close(t.retired)
 		return
@@ -297,8 +297,7 @@ func (a *agentStreams) offer(t *Tunnel) {
 		switch {
 		case t.desc.has(w.wanted...):
 			a.waiters.Remove(current)
-			t.hand(a)
-			w.found <- t
+			w.found <- t.hand(r, a)
 			return
 		case !a.announces(w.wanted):
 			a.waiters.Remove(current)
@@ -310,7 +309,10 @@ func (a *agentStreams) offer(t *Tunnel) {
 }
 
 // Release gives back a stream that was found and not used: no method of it was called.
-func (r *Registry) Release(t *Tunnel) {
+func (r *Registry) Release(t *Tunnel) { r.repark(t.stream) }
+
+// repark makes a stream available again that was handed out.
+func (r *Registry) repark(t *stream) {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,15 +321,15 @@ func (r *Registry) Release(t *Tunnel) {
 	}
 	t.handed = false
 	t.conn.busy--
-	if t.unwanted || t.stream.Context().Err() != nil {
+	if t.unwanted || t.rpc.Context().Err() != nil {
 		close(t.retired)
 		return
 	}
-	s.agents[t.agentID].offer(t)
+	s.agents[t.agentID].offer(r, t)
 }
 
 // enter counts a new stream of an agent's connection.
-func (r *Registry) enter(t *Tunnel, raw []byte) error {
+func (r *Registry) enter(t *stream, raw []byte) error {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	first, err := s.enter(t, raw)
@@ -339,7 +341,7 @@ func (r *Registry) enter(t *Tunnel, raw []byte) error {
 }
 
 // enter says whether it is the agent's first stream.
-func (s *shard) enter(t *Tunnel, raw []byte) (bool, error) {
+func (s *shard) enter(t *stream, raw []byte) (bool, error) {
 	a := s.agents[t.agentID]
 	if a == nil {
 		a = &agentStreams{}
@@ -374,7 +376,7 @@ func (s *shard) enter(t *Tunnel, raw []byte) (bool, error) {
 }
 
 // leave forgets a stream that is not parked: its call is over, or withdraw has taken it out.
-func (r *Registry) leave(t *Tunnel) {
+func (r *Registry) leave(t *stream) {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	last := s.leave(t)
@@ -385,7 +387,7 @@ func (r *Registry) leave(t *Tunnel) {
 }
 
 // leave says whether it was the agent's last stream.
-func (s *shard) leave(t *Tunnel) bool {
+func (s *shard) leave(t *stream) bool {
 	a := s.agents[t.agentID]
 	t.left = true
 	if t.handed {
@@ -410,7 +412,7 @@ func (s *shard) leave(t *Tunnel) bool {
 }
 
 // withdraw takes a stream out of the idle ones before it ends; false: somebody has just been given it.
-func (r *Registry) withdraw(t *Tunnel) bool {
+func (r *Registry) withdraw(t *stream) bool {
 	s := r.shard(t.agentID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -437,7 +439,7 @@ func (r *Registry) retire(now time.Time) {
 			for _, c := range a.conns {
 				for c.idle.Len() > minIdle {
 					e := c.idle.Back()
-					t := e.Value.(*Tunnel)
+					t := e.Value.(*stream)
 					if now.Sub(t.parkedAt) < retireAfter {
 						break
 					}

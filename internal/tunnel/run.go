@@ -120,18 +120,38 @@ func (p *Pool) idleNow() int {
 	return p.idle
 }
 
-// park counts a stream as parked until the returned function is called.
-func (p *Pool) park(address string) (unpark func()) {
+// park counts a stream of the connection from address as parked, unpark does not any more.
+func (p *Pool) park(address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.parked[address]++
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.parked[address]--; p.parked[address] == 0 {
-			delete(p.parked, address)
-		}
+}
+
+func (p *Pool) unpark(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaves(address)
+}
+
+// leaves is unpark with mu held.
+func (p *Pool) leaves(address string) {
+	if p.parked[address]--; p.parked[address] == 0 {
+		delete(p.parked, address)
 	}
+}
+
+// repark counts a busy stream as parked again; false: none is parked any more, since the pool has stopped.
+func (p *Pool) repark(held *heldStream) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return false
+	}
+	p.active--
+	p.idle++
+	p.parked[held.address]++
+	held.state.Store(stateParked)
+	return true
 }
 
 // localAddress is that of the connection a stream is on, empty if that is not known.

@@ -33,7 +33,7 @@ type slot struct {
 	pool       *Pool
 	backoff    *backoff.Backoff
 	lastActive time.Time // zero: never
-	// started is when the last stream was opened, served whether a call arrived on it.
+	// started is when the last stream was opened, served whether it ended with a call.
 	started time.Time
 	served  bool
 }
@@ -87,82 +87,97 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempt opens one stream and serves at most one call on it.
+// attempt opens one stream and serves the calls on it, one after the other.
 func (s *slot) attempt(l *lives) error {
 	s.started, s.served = time.Now(), false
-	c := &call{}
-	err := s.open(l, c)
+	held := &heldStream{}
+	err := s.open(l, held)
 	if err == nil {
-		err = s.use(l, c)
+		err = s.use(l, held)
 	}
-	c.close()
+	held.close()
 	return err
 }
 
-// open opens the stream of a call to come.
-func (s *slot) open(l *lives, c *call) (err error) {
-	c.streamCtx, c.cancel = context.WithCancelCause(l.streams)
-	c.release = context.AfterFunc(l.parked, func() { c.cancel(context.Cause(l.parked)) })
-	c.stream, err = s.pool.cfg.Client.NewStream(c.streamCtx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
+// open opens a stream for calls to come.
+func (s *slot) open(l *lives, held *heldStream) (err error) {
+	held.ctx, held.cancel = context.WithCancelCause(l.streams)
+	held.stop = context.AfterFunc(l.parked, func() { held.endParked(context.Cause(l.parked)) })
+	held.rpc, err = s.pool.cfg.Client.NewStream(held.ctx, connectDesc, reversetunnel.ReverseTunnel_Connect_FullMethodName,
 		grpc.WaitForReady(true), grpc.ForceCodecV2(frame.Codec{}))
 	if err != nil {
 		return err
 	}
-	err = c.stream.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}})
+	err = held.rpc.SendMsg(&frame.Raw{Data: mem.BufferSlice{mem.SliceBuffer(s.pool.descriptor)}})
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	held.address = localAddress(held.rpc)
 	return nil
 }
 
-// use waits for the call and serves it.
-func (s *slot) use(l *lives, c *call) error {
-	opened := time.Now()
-	if arrived, err := s.arrival(c); !arrived {
-		return err
+// use serves calls until the stream ends. It ends without an error when kas has no use for it any more.
+func (s *slot) use(l *lives, held *heldStream) error {
+	s.pool.park(held.address)
+	var last *call
+	for {
+		parked := time.Now()
+		first, err := held.following(last)
+		if first == nil {
+			s.pool.unpark(held.address)
+			return err
+		}
+		c, err := s.begin(l, held, first)
+		if err != nil {
+			return err
+		}
+		s.pool.answered(held.address, time.Since(parked))
+		err = s.pool.handle(c)
+		c.end(nil)
+		if err != nil || !s.parkAgain(c) {
+			return c.finish(s.pool, err)
+		}
+		c.accept()
+		last = c
 	}
-	if !c.release() && l.parked.Err() != nil {
-		return l.parked.Err()
-	}
-	s.pool.answered(c.address, time.Since(opened))
-	s.begin(l, c)
-	return c.serve(s.pool)
-}
-
-// arrival waits until a call arrives on its stream. It says false without an error when kas has no use for the stream any more.
-func (s *slot) arrival(c *call) (bool, error) {
-	first := frame.Raw{}
-	c.address = localAddress(c.stream)
-	unpark := s.pool.park(c.address)
-	err := c.stream.RecvMsg(&first)
-	unpark()
-	if errors.Is(err, io.EOF) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	var ok bool
-	c.method, c.meta, ok = readRequestInfo(first.Data)
-	first.Data.Free()
-	if !ok {
-		return false, fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
-	}
-	return true, nil
 }
 
 // begin readies the call that has arrived.
-func (s *slot) begin(l *lives, c *call) {
+func (s *slot) begin(l *lives, held *heldStream, first mem.BufferSlice) (*call, error) {
+	method, meta, ok := readRequestInfo(first)
+	first.Free()
+	err := l.parked.Err()
+	switch {
+	case !ok:
+		err = fault.New(fault.InvalidArgument, fault.Kas, "kas broke the tunnel protocol: first message must be request_info")
+	case held.becomeBusy():
+		err = nil
+	}
+	if err != nil {
+		s.pool.unpark(held.address)
+		return nil, err
+	}
 	s.served = true
 	waiting := noHint
-	if v := c.meta.Get(MetaWaiting); len(v) == 1 {
+	if v := meta.Get(MetaWaiting); len(v) == 1 {
 		if n, err := strconv.Atoi(v[0]); err == nil && n >= 0 {
 			waiting = n
 		}
 	}
-	s.pool.used(*l, waiting)
-	c.ctx, c.end = context.WithCancelCause(c.streamCtx)
-	c.outlive = context.AfterFunc(l.calls, func() { c.end(context.Cause(l.calls)) })
+	s.pool.used(*l, held.address, waiting)
+	c := &call{held: held, method: method, meta: meta}
+	c.ctx, c.end = context.WithCancelCause(l.calls)
+	return c, nil
+}
+
+// parkAgain counts the stream of a call that has ended with OK as parked again, if kas has offered that and all of the request is here;
+// false: it has not, or the agent stops.
+func (s *slot) parkAgain(c *call) bool {
+	if !offered(c.meta) || !c.whole() || !s.pool.repark(c.held) {
+		return false
+	}
+	s.served, s.lastActive = false, time.Now()
+	return true
 }
 
 // handle runs the handler of a call; a panic costs the one call.

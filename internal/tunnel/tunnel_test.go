@@ -48,7 +48,8 @@ type line struct {
 	session  context.Context
 	revoke   context.CancelCauseFunc
 	aged     context.CancelFunc
-	ended    chan error // what each Connect returned
+	opened   atomic.Int32 // how many streams there were
+	ended    chan error   // what each Connect returned
 }
 
 func newLine(t *testing.T) *line {
@@ -57,32 +58,39 @@ func newLine(t *testing.T) *line {
 	l.session, l.revoke = context.WithCancelCause(t.Context())
 	ageLimit, aged := context.WithCancel(t.Context())
 	l.aged = aged
+	l.serve(func(stream grpc.ServerStream) error {
+		l.opened.Add(1)
+		err := l.registry.Connect(stream, agentID, l.session, ageLimit)
+		l.ended <- err
+		return err
+	})
+	return l
+}
+
+// serve makes connect what serves the streams of agents.
+func (l *line) serve(connect func(grpc.ServerStream) error) {
+	l.t.Helper()
 	server := grpc.NewServer(grpc.ForceServerCodecV2(frame.Codec{}))
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: reversetunnel.ReverseTunnel_ServiceDesc.ServiceName,
 		Streams: []grpc.StreamDesc{{
 			StreamName: "Connect", ServerStreams: true, ClientStreams: true,
-			Handler: func(_ any, stream grpc.ServerStream) error {
-				err := l.registry.Connect(stream, agentID, l.session, ageLimit)
-				l.ended <- err
-				return err
-			},
+			Handler: func(_ any, stream grpc.ServerStream) error { return connect(stream) },
 		}},
 	}, nil)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(lis) }()
-	t.Cleanup(func() {
+	l.t.Cleanup(func() {
 		server.Stop()
 		if err := <-served; err != nil {
-			t.Error(err)
+			l.t.Error(err)
 		}
 	})
 	l.addr = lis.Addr().String()
-	return l
 }
 
 func (l *line) dial() *grpc.ClientConn {
@@ -195,8 +203,11 @@ func TestCall_BothWays(t *testing.T) {
 		t.Fatalf("want EOF, got %v", err)
 	}
 	tun.Finish(true)
-	if err := <-l.ended; err != nil {
-		t.Fatalf("the agent's RPC ended with %v", err)
+	eventually(t, "the stream is parked again", func() bool { return l.registry.Presence(agentID).Busy == 0 })
+	select {
+	case err := <-l.ended:
+		t.Errorf("the agent's RPC ended with %v", err)
+	default:
 	}
 }
 
