@@ -2,6 +2,7 @@ package redisstore_test
 
 import (
 	"testing"
+	"time"
 
 	"gitlab.com/agentk/agentk/api/kascfg"
 	"gitlab.com/agentk/agentk/internal/store"
@@ -46,7 +47,9 @@ func TestContract_Server(t *testing.T) {
 
 func TestContract_Sentinel(t *testing.T) {
 	t.Parallel()
-	s := redis.StartSentinelT(t, redis.SentinelConfig{Data: redis.Config{Password: "data", TLS: true}, SentinelPassword: "watch"})
+	s := redis.StartSentinelT(t, redis.SentinelConfig{
+		Data: redis.Config{Password: "data", TLS: true}, SentinelPassword: "watch", DownAfter: time.Minute, // nobody fails here
+	})
 	encrypted := &kascfg.RedisTLSCF{Enabled: true, CaCertificateFile: s.Data[0].CAFile()}
 	contract(t, func() *kascfg.RedisCF {
 		return &kascfg.RedisCF{
