@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"gitlab.com/agentk/agentk/api/agenttracker"
@@ -225,6 +226,43 @@ func TestFallback_WhatIsRemovedMeanwhileStaysAway(t *testing.T) {
 			t.Fatal("b never learned of the push")
 		}
 	}
+}
+
+// What Redis has not been told yet is no news to this process, however often Redis is tried.
+func TestFallback_OwedPushIsHeardOnce(t *testing.T) {
+	t.Parallel()
+	server := redis.StartT(t, redis.Config{})
+	server.Kill()
+	shared, err := redisstore.New(redisstore.Config{File: at(server)})
+	must(t, err)
+	registry := prometheus.NewPedanticRegistry()
+	f := store.NewFallback(store.FallbackConfig{Shared: shared, Local: store.NewMemory(store.MemoryConfig{}), Registerer: registry})
+	run(t, f.Run)
+	events, err := f.Subscribe(t.Context())
+	must(t, err)
+	must(t, f.Publish(t.Context(), "group/one"))
+	eventually(t, "second attempt to tell Redis", func() bool { return rewriteErrors(t, registry) >= 2 })
+	must(t, f.Publish(t.Context(), "group/two"))
+	for _, want := range []string{"group/one", "group/two"} {
+		if got := <-events; got != want {
+			t.Errorf("heard %q, want %q", got, want)
+		}
+	}
+}
+
+// rewriteErrors is how often Redis could not be told what it has missed.
+func rewriteErrors(t *testing.T, registry *prometheus.Registry) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	must(t, err)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "kas_store_rewrites_total" && m.GetLabel()[0].GetValue() == "error" {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }
 
 func TestFallback_Failover(t *testing.T) {
