@@ -44,7 +44,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	agentToken = "glagent-stock-agent-token"
 	jobToken   = "stock-job-token"
-	patience   = 20 * time.Second
+	patience   = time.Minute
 )
 
 // startKas runs kas in this process and returns the addresses of its agent and proxy listeners.
