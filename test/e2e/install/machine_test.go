@@ -32,7 +32,7 @@ type machine struct {
 }
 
 // stopPatience is how long a program may take to end after SIGTERM.
-const stopPatience = 10 * time.Second
+const stopPatience = time.Minute
 
 // newMachine starts Redis and makes the repositories. nginx waits for the addresses of kas.
 func newMachine(t *testing.T) *machine {

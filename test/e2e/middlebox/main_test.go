@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 // patience bounds every wait for something that should come by itself. Agents that were refused a few times try again only every twenty
 // seconds, and the machine may be busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // soon is a context for such a wait.
 func soon(t *testing.T) context.Context {
