@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	limit  = 30 * time.Second
+	limit  = time.Minute
 	parent = "FAKE_PARENT"
 )
 
