@@ -267,11 +267,21 @@ func (r *rig) finished(p *project) *pb.Finished {
 	return r.waitFor("Finished", func(m *pb.FromEngine) bool { return m.GetFinished().GetWorker() == fmt.Sprint(p.id) }).GetFinished()
 }
 
+// first waits for the report of a commit's first pass: one of the commit before may have been under way. A unit that is refused as a
+// whole has no commit.
+func (r *rig) first(p *project, commit string) *pb.Finished {
+	r.t.Helper()
+	return r.waitFor("Finished of commit "+commit, func(m *pb.FromEngine) bool {
+		f := m.GetFinished()
+		return f.GetWorker() == p.worker() && f.GetReason() == pb.Finished_COMMIT && (f.GetCommitId() == commit || f.GetCommitId() == "")
+	}).GetFinished()
+}
+
 // sync runs a commit and expects it to end well.
 func (r *rig) sync(p *project, commit string, content files) *pb.Finished {
 	r.t.Helper()
 	r.start(p, commit, content)
-	f := r.finished(p)
+	f := r.first(p, commit)
 	if f.GetError() != "" || f.GetCommitId() != commit {
 		r.t.Fatalf("commit %s: %v", commit, f)
 	}
@@ -282,7 +292,7 @@ func (r *rig) sync(p *project, commit string, content files) *pb.Finished {
 func (r *rig) syncError(p *project, commit string, content files, words ...string) *pb.Finished {
 	r.t.Helper()
 	r.start(p, commit, content)
-	f := r.finished(p)
+	f := r.first(p, commit)
 	for _, w := range words {
 		if !strings.Contains(f.GetError(), w) {
 			r.t.Errorf("commit %s: error %q does not have %q", commit, f.GetError(), w)
