@@ -33,6 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(kube.Tests(m, kube.Config{},
 // pod is one that wants to lead.
 type pod struct {
 	cut      atomic.Bool // its requests fail
+	unheard  atomic.Bool // its next update is done, and it is told to stop instead of hearing so
 	leads    chan context.Context
 	give     chan error
 	cancel   context.CancelFunc
@@ -43,6 +44,15 @@ type pod struct {
 func (p *pod) RoundTrip(r *http.Request) (*http.Response, error) {
 	if p.cut.Load() {
 		return nil, errors.New("the wire is cut")
+	}
+	if r.Method == http.MethodPut && p.unheard.CompareAndSwap(true, false) {
+		resp, err := inner.RoundTrip(r.Clone(context.WithoutCancel(r.Context())))
+		if err != nil {
+			return nil, err
+		}
+		_ = resp.Body.Close()
+		p.cancel()
+		return nil, context.Canceled
 	}
 	return inner.RoundTrip(r)
 }
@@ -180,6 +190,19 @@ func TestOneLeads_TheNextTakesOverAtOnce(t *testing.T) {
 	if *got.Spec.HolderIdentity != "pod-b" || *got.Spec.LeaseTransitions < 1 {
 		t.Errorf("%+v", got.Spec)
 	}
+}
+
+// A renewal that the end of the term cuts off arrives all the same: the Lease is given up nevertheless.
+func TestStopDuringARenewal_TheNextTakesOverAtOnce(t *testing.T) {
+	rc := connect(t)
+	a := newPod(t, rc, "unheard", "pod-a", patient)
+	a.elected(t)
+	b := newPod(t, rc, "unheard", "pod-b", patient)
+	a.unheard.Store(true)
+	if err := a.end(t); err != nil {
+		t.Error(err)
+	}
+	b.elected(t)
 }
 
 func TestManyPods_OneLeader(t *testing.T) {
