@@ -18,7 +18,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/fault"
 )
 
-const testWait = 10 * time.Second
+const testWait = time.Minute
 
 // agents is a Backend made of a map.
 type agents struct {

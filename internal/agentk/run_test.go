@@ -131,7 +131,7 @@ func (r *running) end() {
 		if err != nil {
 			r.t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		r.t.Fatal("the agent does not stop")
 	}
 	if strings.Contains(r.out.String(), "canary-token") {

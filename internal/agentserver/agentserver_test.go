@@ -160,7 +160,7 @@ func TestServer_ConnectionAge(t *testing.T) {
 			}
 		}
 	}
-	if age := time.Since(began); !sawGoAway || age < 300*time.Millisecond || age > 5*time.Second {
+	if age := time.Since(began); !sawGoAway || age < 300*time.Millisecond || age > testWait {
 		t.Errorf("GOAWAY %v, ended after %v", sawGoAway, age)
 	}
 }
@@ -203,7 +203,7 @@ func TestServer_CutsWhatDoesNotEnd(t *testing.T) {
 }
 
 func TestServer_AcceptsDuringGracePeriod(t *testing.T) {
-	f := start(t, func(cfg *Config) { cfg.ListenGracePeriod = 500 * time.Millisecond })
+	f := start(t, func(cfg *Config) { cfg.ListenGracePeriod = 2 * time.Second })
 	if err := call(t, f.client(t, false), 1); err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	testWait = 10 * time.Second
+	testWait = time.Minute
 	unary    = "/test.Agents/Unary"
 	poll     = "/test.Agents/Poll"
 	hang     = "/test.Agents/Hang"

@@ -11,7 +11,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testWait is when a test gives up waiting for what must happen.
-const testWait = 20 * time.Second
+const testWait = time.Minute
 
 // clock is a time that tests move.
 type clock struct {

@@ -40,7 +40,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience   = 10 * time.Second
+	patience   = time.Minute
 	agentToken = "glagent-of-the-test"
 )
 

@@ -34,7 +34,7 @@ import (
 )
 
 const (
-	limit      = time.Minute
+	limit      = 2 * time.Minute
 	engineName = "agentk-gitops"
 )
 

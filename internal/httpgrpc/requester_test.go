@@ -21,7 +21,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/httpgrpc/agenttest"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 type script = func(a *agenttest.Agent) error
 

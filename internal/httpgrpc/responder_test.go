@@ -26,7 +26,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/frame"
 )
 
-const waitLimit = 10 * time.Second
+const waitLimit = time.Minute
 
 // fakeCall is a call seen from the requester: it sends frames, reads frames and ends the stream.
 type fakeCall struct {

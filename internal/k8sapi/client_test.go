@@ -26,7 +26,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/version"
 )
 
-const waitLimit = 10 * time.Second
+const waitLimit = time.Minute
 
 // apiServer is an HTTPS server that speaks HTTP/2, as an API server does.
 func apiServer(t *testing.T, handler http.HandlerFunc) *rest.Config {
@@ -144,7 +144,7 @@ func TestClient_Connections(t *testing.T) {
 	var wg sync.WaitGroup
 	arrived := func(n int) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); len(c.own.free) < n || len(c.own.opening) > 0; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(waitLimit); len(c.own.free) < n || len(c.own.opening) > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the slow requests did not start")
 			}

@@ -382,7 +382,7 @@ func TestHTTP2_Leaving(t *testing.T) {
 			return err
 		}
 		return a.Trailer()
-	}, func(c *k8sproxy.Config) { c.ListenGracePeriod, c.ShutdownGracePeriod = time.Second, time.Second })
+	}, func(c *k8sproxy.Config) { c.ListenGracePeriod, c.ShutdownGracePeriod = 3*time.Second, 3*time.Second })
 	late := l.open(t.Context(), "GET", "/late", nil)
 	watch := l.open(t.Context(), "GET", "/watch?watch=1", nil)
 	if _, reused := l.get("/version"); !reused {

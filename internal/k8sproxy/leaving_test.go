@@ -19,7 +19,7 @@ func TestServe_SendsClientsElsewhere(t *testing.T) {
 			return err
 		}
 		return a.Answer(200, "served")
-	}, func(c *k8sproxy.Config) { c.ListenGracePeriod, c.ShutdownGracePeriod = 2*time.Second, time.Minute })
+	}, func(c *k8sproxy.Config) { c.ListenGracePeriod, c.ShutdownGracePeriod = 4*time.Second, time.Minute })
 	conn, r := l.dial()
 	ask := func(more string) *http.Response {
 		t.Helper()

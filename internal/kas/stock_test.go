@@ -37,6 +37,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/standalone"
 	"gitlab.com/agentk/agentk/internal/telemetry"
+	"gitlab.com/agentk/agentk/test/line"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,7 +45,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	agentToken = "glagent-stock-agent-token"
 	jobToken   = "stock-job-token"
-	patience   = 20 * time.Second
+	patience   = time.Minute
 )
 
 // startKas runs kas in this process and returns the addresses of its agent and proxy listeners.
@@ -117,15 +118,14 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// freeAddress is an address nobody listens on at the moment.
+// freeAddress is an address that nobody listens on at the moment, and that no outgoing connection gets.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := line.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
+	return net.JoinHostPort("127.0.0.1", ports[0])
 }
 
 // gitRepository makes a bare repository with one commit that configures agent "stock".

@@ -29,7 +29,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/wsconn"
 )
 
-const testWait = 20 * time.Second
+const testWait = time.Minute
 
 // kas is a server that answers every unary call with what it saw of it.
 type kas struct {

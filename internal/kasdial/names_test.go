@@ -56,7 +56,7 @@ func TestNames(t *testing.T) {
 				if diff := cmp.Diff(c.want, got); diff != "" {
 					t.Errorf("addresses (-want +got):\n%s", diff)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(testWait):
 				t.Fatal("no addresses")
 			}
 		})

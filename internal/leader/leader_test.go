@@ -24,7 +24,7 @@ import (
 	"gitlab.com/agentk/agentk/test/kube"
 )
 
-const limit = 30 * time.Second
+const limit = time.Minute
 
 var cluster *kube.ControlPlane
 
@@ -33,6 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(kube.Tests(m, kube.Config{},
 // pod is one that wants to lead.
 type pod struct {
 	cut      atomic.Bool // its requests fail
+	unheard  atomic.Bool // its next update is done, and it is told to stop instead of hearing so
 	leads    chan context.Context
 	give     chan error
 	cancel   context.CancelFunc
@@ -43,6 +44,15 @@ type pod struct {
 func (p *pod) RoundTrip(r *http.Request) (*http.Response, error) {
 	if p.cut.Load() {
 		return nil, errors.New("the wire is cut")
+	}
+	if r.Method == http.MethodPut && p.unheard.CompareAndSwap(true, false) {
+		resp, err := inner.RoundTrip(r.Clone(context.WithoutCancel(r.Context())))
+		if err != nil {
+			return nil, err
+		}
+		_ = resp.Body.Close()
+		p.cancel()
+		return nil, context.Canceled
 	}
 	return inner.RoundTrip(r)
 }
@@ -104,6 +114,9 @@ func configOf(t *testing.T, c rest.Interface, name, identity string, change ...f
 	return cfg
 }
 
+// patient is for pods that lead until they are told otherwise, however slow the machine is.
+func patient(c *leader.Config) { c.Duration, c.RenewDeadline = time.Hour, time.Hour-time.Minute }
+
 func client(t *testing.T, rc *rest.Config, through http.RoundTripper) rest.Interface {
 	t.Helper()
 	rc = rest.CopyConfig(rc)
@@ -162,14 +175,13 @@ func TestOneLeads_TheNextTakesOverAtOnce(t *testing.T) {
 	owned := func(c *leader.Config) {
 		c.Owner = func(context.Context) *metav1.OwnerReference { return owner }
 	}
-	// The Lease would count for a day: only one that is given up can be taken in time.
-	long := func(c *leader.Config) { c.Duration = 24 * time.Hour }
-	a := newPod(t, rc, "handover", "pod-a", owned, long)
+	// The Lease would count for an hour: only one that is given up can be taken in time.
+	a := newPod(t, rc, "handover", "pod-a", owned, patient)
 	first := a.elected(t)
 	if got := lease(t, rc, "handover").OwnerReferences; len(got) != 1 || got[0] != *owner {
 		t.Errorf("owners %v", got)
 	}
-	b := newPod(t, rc, "handover", "pod-b", long)
+	b := newPod(t, rc, "handover", "pod-b", patient)
 	if err := a.stop(t); err != nil || first.Err() == nil {
 		t.Error(err, first.Err())
 	}
@@ -180,11 +192,24 @@ func TestOneLeads_TheNextTakesOverAtOnce(t *testing.T) {
 	}
 }
 
+// A renewal that the end of the term cuts off arrives all the same: the Lease is given up nevertheless.
+func TestStopDuringARenewal_TheNextTakesOverAtOnce(t *testing.T) {
+	rc := connect(t)
+	a := newPod(t, rc, "unheard", "pod-a", patient)
+	a.elected(t)
+	b := newPod(t, rc, "unheard", "pod-b", patient)
+	a.unheard.Store(true)
+	if err := a.end(t); err != nil {
+		t.Error(err)
+	}
+	b.elected(t)
+}
+
 func TestManyPods_OneLeader(t *testing.T) {
 	rc := connect(t)
 	var pods []*pod
 	for _, identity := range []string{"a", "b", "c", "d", "e"} {
-		pods = append(pods, newPod(t, rc, "many", identity))
+		pods = append(pods, newPod(t, rc, "many", identity, patient))
 	}
 	// Each leader in turn stops; no two may lead at a time, and all get their turn.
 	for len(pods) > 0 {
@@ -218,9 +243,10 @@ func TestManyPods_OneLeader(t *testing.T) {
 
 func TestCutOff_StopsBeforeTheNextStarts(t *testing.T) {
 	rc := connect(t)
-	a := newPod(t, rc, "cut", "pod-a")
+	apart := func(c *leader.Config) { c.Duration = 5 * time.Second } // three more than the deadline
+	a := newPod(t, rc, "cut", "pod-a", apart)
 	term := a.elected(t)
-	b := newPod(t, rc, "cut", "pod-b")
+	b := newPod(t, rc, "cut", "pod-b", apart)
 	a.cut.Store(true)
 	b.elected(t)
 	if term.Err() == nil {
@@ -235,7 +261,7 @@ func TestCutOff_StopsBeforeTheNextStarts(t *testing.T) {
 
 func TestShortTrouble_GoesOnLeading(t *testing.T) {
 	rc := connect(t)
-	a := newPod(t, rc, "trouble", "pod-a", func(c *leader.Config) { c.Duration, c.RenewDeadline = time.Hour, time.Hour-time.Minute })
+	a := newPod(t, rc, "trouble", "pod-a", patient)
 	term := a.elected(t)
 	before := lease(t, rc, "trouble")
 	a.cut.Store(true)
@@ -258,7 +284,7 @@ func TestShortTrouble_GoesOnLeading(t *testing.T) {
 // A Lease that was removed is made anew, and one that is taken away ends the term.
 func TestMeddling(t *testing.T) {
 	rc := connect(t)
-	a := newPod(t, rc, "meddling", "pod-a")
+	a := newPod(t, rc, "meddling", "pod-a", patient)
 	term := a.elected(t)
 	c := client(t, rc, inner)
 	if err := c.Delete().AbsPath(leasePath("meddling")).Do(t.Context()).Error(); err != nil {
@@ -275,7 +301,7 @@ func TestMeddling(t *testing.T) {
 	if term.Err() != nil {
 		t.Error("it stopped leading")
 	}
-	patch := []byte(`{"spec":{"holderIdentity":"somebody"}}`)
+	patch := []byte(`{"spec":{"holderIdentity":"somebody","leaseDurationSeconds":1}}`)
 	if err := c.Patch("application/merge-patch+json").AbsPath(leasePath("meddling")).Body(patch).Do(t.Context()).Error(); err != nil {
 		t.Fatal(err)
 	}

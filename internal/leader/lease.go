@@ -16,8 +16,12 @@ import (
 	"gitlab.com/agentk/agentk/internal/kuberest"
 )
 
-// releaseLimit is how long giving the Lease up may take; it would run out by itself.
-const releaseLimit = 5 * time.Second
+const (
+	// releaseLimit is how long giving the Lease up may take; it would run out by itself.
+	releaseLimit = 5 * time.Second
+	// releaseAttempts is how often it is tried when the Lease is not the one that was seen last.
+	releaseAttempts = 3
+)
 
 // attempt takes or renews the Lease if it is free or this pod's. No error and false: somebody else holds it.
 func (e *Elector) attempt(ctx context.Context, limit time.Duration) (held bool, err error) {
@@ -83,18 +87,31 @@ func (e *Elector) write(ctx context.Context, lease *coordinationv1.Lease) (bool,
 func (e *Elector) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
 	defer cancel()
-	lease := e.seen
+	err := e.giveUp(ctx, e.seen)
+	// A renewal that was under way at the end of the term may have arrived, though nobody has seen its answer.
+	for attempt := 1; apierrors.IsConflict(err) && attempt < releaseAttempts; attempt++ {
+		var lease *coordinationv1.Lease
+		if lease, err = e.leases.get(ctx); err == nil {
+			err = e.giveUp(ctx, lease)
+		}
+	}
+	if err != nil {
+		e.cfg.Log.Warn("The Lease was not given up, it will run out", zap.String("lease", e.cfg.Name), zap.Error(err))
+	}
+}
+
+// giveUp leaves a Lease to others if this pod holds it.
+func (e *Elector) giveUp(ctx context.Context, lease *coordinationv1.Lease) error {
 	if holderOf(lease) != e.cfg.Identity {
-		return
+		return nil
 	}
 	lease = lease.DeepCopy()
 	now := metav1.NowMicro()
 	one, none := int32(1), ""
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds = &none, &one
 	lease.Spec.RenewTime, lease.Spec.AcquireTime = &now, &now
-	if _, err := e.write(ctx, lease); err != nil {
-		e.cfg.Log.Warn("The Lease was not given up, it will run out", zap.String("lease", e.cfg.Name), zap.Error(err))
-	}
+	_, err := e.write(ctx, lease)
+	return err
 }
 
 // fill makes the Lease this pod's, from now on if taken.

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	service  = "test.Service"
 	method   = "Echo"
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // key is a shared secret.

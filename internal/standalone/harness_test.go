@@ -159,7 +159,7 @@ func (r *gitRepo) pushConfig(agent, config string) string {
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !f() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 20s: %s", what)

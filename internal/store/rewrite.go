@@ -126,7 +126,7 @@ func (f *Fallback) pay(ctx context.Context) error {
 		settle(f, f.closed, key)
 	}
 	for path := range drain(f, f.pushes) {
-		if err := f.shared.Publish(ctx, path); err != nil {
+		if err := f.shared.PublishElsewhere(ctx, path); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 		settle(f, f.pushes, path)

@@ -21,4 +21,6 @@ type Shared interface {
 	// Healed has a value when what this process has written must be written anew: the store has come back or lost its data.
 	// One goroutine receives.
 	Healed() <-chan struct{}
+	// PublishElsewhere is Publish for the other replicas alone: those of this process have been told.
+	PublishElsewhere(ctx context.Context, projectPath string) error
 }

@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-const testWait = 10 * time.Second
+const testWait = time.Minute
 
 // startMux serves a Mux on loopback; adjust may change its configuration.
 func startMux(t *testing.T, adjust func(*MuxConfig)) *Mux {

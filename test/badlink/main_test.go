@@ -14,7 +14,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // limit bounds what takes moments.
-const limit = 30 * time.Second
+const limit = time.Minute
 
 // serve listens and gives every connection to handle, each in its goroutine, and ends with the test.
 func serve(t *testing.T, handle func(*net.TCPConn)) string {

@@ -23,8 +23,10 @@ const (
 
 	// patience bounds what happens within seconds on an idle machine, and within some minutes on a busy one.
 	patience = 90 * time.Second
-	// prompt bounds what takes a second at most, five times over.
-	prompt = 5 * time.Second
+	// prompt bounds what takes a second at most, and is less than any pause before another attempt, and than what slow servers take.
+	prompt = 8 * time.Second
+	// restarted bounds what takes two seconds, and is less than what slow servers take.
+	restarted = 14 * time.Second
 )
 
 // bed is a GitLab, a kas beside it, and an agent that a job and a person may use.

@@ -114,7 +114,7 @@ func (b *bed) restart() {
 		}
 		return nil
 	})
-	if err := b.answers(b.asJob()); err != nil || time.Since(asked) > 2*prompt {
+	if err := b.answers(b.asJob()); err != nil || time.Since(asked) > restarted {
 		b.Errorf("restarted: %v after %s", err, time.Since(asked))
 	}
 }

@@ -94,7 +94,41 @@ func installed(t *testing.T, values string) (namespace string) {
 		}
 	}
 	cluster.Create(t, manifestOf(t, rights))
+	inForce(t, namespace)
 	return namespace
+}
+
+// inForce waits until the API server goes by all rights that were given so far: it hears of them a moment after it has stored them, and
+// of each kind in order. The witness is given some of each kind.
+func inForce(t *testing.T, namespace string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	witness := "witness-of-" + namespace
+	cluster.Create(t, strings.NewReplacer("WITNESS", witness, "NAMESPACE", namespace).Replace(`
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: WITNESS}, rules: [{apiGroups: [""], resources: [nodes], verbs: [get]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: WITNESS},
+  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: WITNESS}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: WITNESS}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: WITNESS, namespace: NAMESPACE}, rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: WITNESS, namespace: NAMESPACE},
+  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: WITNESS}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: WITNESS}]}
+`))
+	for _, resource := range []string{"nodes", "pods"} {
+		eventually(t, ctx, "rights that are in force", func() bool {
+			review, err := cluster.Client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+				Spec: authorizationv1.SubjectAccessReviewSpec{User: witness, ResourceAttributes: &authorizationv1.ResourceAttributes{
+					Namespace: namespace, Verb: "get", Resource: resource,
+				}},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return review.Status.Allowed
+		})
+	}
 }
 
 // ownRights are the agent's in its own namespace, whatever the profile.

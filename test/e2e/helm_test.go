@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing"
 
 	"gitlab.com/agentk/agentk/test/kube"
+	"gitlab.com/agentk/agentk/test/line"
 )
 
 // chart is a small one, by file.
@@ -64,19 +67,23 @@ func TestHelm(t *testing.T) {
 		}
 		return cmd
 	}
+	// Helm waits for the new pod and not for the end of the old one, which is what exec prefers.
 	greets := func(want string) {
 		t.Helper()
-		got := j.run(t, "exec", "deployment/shop-web", "--", "sh", "-c", "echo $GREETING")
-		if strings.TrimSpace(got) != want {
-			t.Errorf("the release greets with %q, want %q", got, want)
-		}
+		line.Eventually(soon(t), t, "the release greets with "+want, func(ctx context.Context) error {
+			out, err := j.kubectl(ctx, t, "exec", "deployment/shop-web", "--", "sh", "-c", "echo $GREETING").CombinedOutput()
+			if err == nil && strings.TrimSpace(string(out)) == want {
+				return nil
+			}
+			return fmt.Errorf("%q, %w", out, err)
+		})
 	}
 	output(t, helm("install", "shop", dir, "--wait", "--timeout", "90s"))
 	greets("one")
 	output(t, helm("upgrade", "shop", dir, "--atomic", "--timeout", "90s", "--set", "greeting=two"))
 	greets("two")
 
-	out, err := helm("upgrade", "shop", dir, "--atomic", "--timeout", "5s", "--set", "greeting=three,port=1").CombinedOutput()
+	out, err := helm("upgrade", "shop", dir, "--atomic", "--timeout", "12s", "--set", "greeting=three,port=1").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "rolled back") {
 		t.Errorf("upgrade to what never gets ready: %v, %s, want it to be rolled back", err, out)
 	}

@@ -14,7 +14,7 @@ import (
 
 const (
 	// restLimit is how long the daemons may take to come to rest: kas retires parked streams that the busiest moment left after a minute.
-	restLimit = 90 * time.Second
+	restLimit = 4 * time.Minute
 	// goroutineSlack is how many more goroutines than before a daemon may have at rest, for a kept-alive connection or two.
 	goroutineSlack = 10
 )

@@ -58,7 +58,7 @@ func TestKillAgent_BeforeTheHeader_ClientGetsAStatusThatNamesTheAgent(t *testing
 	if message := r.refusal(t, http.StatusBadGateway, ""); !strings.Contains(message, "agent disconnected") {
 		t.Errorf("message %q does not say that the agent is gone", message)
 	}
-	if entry := logged(t, l.KasLog(), "Kubernetes API request", path); entry["hop"] != "agent" {
+	if entry := logged(t, l.KasLog, "Kubernetes API request", path); entry["hop"] != "agent" {
 		t.Errorf("kas' log names hop %v, want the agent: %v", entry["hop"], entry)
 	}
 	await(t, "the cluster's side of the request ends", gone)
@@ -176,7 +176,7 @@ func expectAgentBack(t *testing.T, l *line.Line, before census) {
 	t.Helper()
 	const lost = "Disconnected from gRPC server"
 	awaitLog(t, l, lost)
-	entry := logged(t, l.AgentLog("demo"), lost, "")
+	entry := logged(t, func() string { return l.AgentLog("demo") }, lost, "")
 	next, err := durationOf(entry["next_attempt_in"])
 	if err != nil || next <= 0 || next > firstRetry {
 		t.Errorf("the next attempt is said to come in %v (%v), want at most %s: %v", next, err, firstRetry, entry)
@@ -214,19 +214,23 @@ func expectAsBefore(t *testing.T, l *line.Line, before census) {
 	})
 }
 
-// logged returns the last JSON line of a log with that message which holds a text.
-func logged(t *testing.T, log, message, text string) map[string]any {
+// logged waits for a JSON line of a log with that message which holds a text, and returns the last one: what is told elsewhere first, in
+// an answer or a metric, is logged a moment later.
+func logged(t *testing.T, log func() string, message, text string) map[string]any {
 	t.Helper()
 	var found map[string]any
-	for entry := range strings.Lines(log) {
-		var fields map[string]any
-		if strings.Contains(entry, text) && json.Unmarshal([]byte(entry), &fields) == nil && fields["msg"] == message {
-			found = fields
+	line.Eventually(soon(t), t, "the log tells", func(context.Context) error {
+		for entry := range strings.Lines(log()) {
+			var fields map[string]any
+			if strings.Contains(entry, text) && json.Unmarshal([]byte(entry), &fields) == nil && fields["msg"] == message {
+				found = fields
+			}
 		}
-	}
-	if found == nil {
-		t.Fatalf("no line %q about %q in the log:\n%s", message, text, log)
-	}
+		if found == nil {
+			return fmt.Errorf("no line %q about %q", message, text)
+		}
+		return nil
+	})
 	return found
 }
 

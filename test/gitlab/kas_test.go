@@ -187,7 +187,7 @@ func TestKas_Spoiled(t *testing.T) {
 // notifications waits for a number of push notifications.
 func (g *GitLab) notified(t *testing.T, n int) []PushNotification {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if got := g.PushNotifications(); len(got) >= n {
 			return got

@@ -13,7 +13,7 @@ import (
 )
 
 // notifyLimit bounds a call from Rails to kas.
-const notifyLimit = 5 * time.Second
+const notifyLimit = 30 * time.Second
 
 // PushNotification is what was told to kas of a push.
 type PushNotification struct {

@@ -116,9 +116,9 @@ func (b *bed) follow(t *testing.T, options string, content files) *unit {
 // configure changes how the project is followed.
 func (u *unit) configure(options string) {
 	u.t.Helper()
-	entry := fmt.Sprintf("{id: %s, default_namespace: %s, prune_timeout: 60s", u.project, u.namespace)
+	entry := fmt.Sprintf("{id: %s, default_namespace: %s, prune_timeout: 120s", u.project, u.namespace)
 	if !strings.Contains(options, "reconcile_timeout") {
-		entry += ", reconcile_timeout: 60s"
+		entry += ", reconcile_timeout: 120s"
 	}
 	if options != "" {
 		entry += ", " + options

@@ -24,7 +24,7 @@ const (
 	foreign = "other/private"
 	// deadline is for whatever has to happen: many times what an idle machine needs, and less than the 300 s after which kas looks
 	// at a repository without having heard of it.
-	deadline = 2 * time.Minute
+	deadline = 4 * time.Minute
 	// startLimit includes building the programs.
 	startLimit = 10 * time.Minute
 	// projects is how many projects the shared agent may follow.

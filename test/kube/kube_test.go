@@ -85,8 +85,11 @@ func TestRBAC_ServiceAccountMayOnlyImpersonate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = output(shared.KubectlCommand(ctx, kubeconfig, "get", "configmaps", "--as", "job",
-		"--as-group", "readers", "--as-user-extra", "agent.gitlab.com/id=7"))
+	err = wait(ctx, "the rights to be in force", nil, func() error {
+		_, err := output(shared.KubectlCommand(ctx, kubeconfig, "get", "configmaps", "--as", "job",
+			"--as-group", "readers", "--as-user-extra", "agent.gitlab.com/id=7"))
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +152,7 @@ func TestControllerManager_NothingStaysAfterStop(t *testing.T) {
 	}
 	begin := time.Now()
 	cp.Stop()
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("Stop took %v", took)
 	}
 	for _, p := range []*process{cp.etcd, cp.apiServer, cp.controller} {

@@ -17,7 +17,7 @@ import (
 )
 
 // askLimit bounds one question.
-const askLimit = 5 * time.Second
+const askLimit = 20 * time.Second
 
 // Error is what the server answered instead of a value.
 type Error string

@@ -19,7 +19,7 @@ const (
 	// poll is how often a server is asked whether it is so far.
 	poll = 20 * time.Millisecond
 	// startLimit is how long a server may take until it answers.
-	startLimit = 30 * time.Second
+	startLimit = 2 * time.Minute
 	// stopLimit is how long a server may take from SIGTERM to its end before it is killed.
 	stopLimit = 10 * time.Second
 	// portTries is how many ports are tried when others keep taking the chosen one first.

@@ -10,7 +10,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a peer may take for anything.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // eventually waits for something that shows in no frame.
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -58,32 +58,19 @@ func NewKas(ctx context.Context, dir string, agents int) (*Kas, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(2)
+	ports, err := line.FreePorts(2) // ones that no agent gets as its own while kas is down
 	if err != nil {
 		return nil, err
 	}
+	listener, proxy := net.JoinHostPort("127.0.0.1", ports[0]), net.JoinHostPort("127.0.0.1", ports[1])
 	k := &Kas{
-		URL: "ws://" + ports[0] + "/-/kubernetes-agent/", ProxyURL: "http://" + ports[1] + "/k8s-proxy",
-		program: binaries.Kas, dir: dir, agentAddress: ports[0], proxyAddress: ports[1],
+		URL: "ws://" + listener + "/-/kubernetes-agent/", ProxyURL: "http://" + proxy + "/k8s-proxy",
+		program: binaries.Kas, dir: dir, agentAddress: listener, proxyAddress: proxy,
 	}
 	if err := k.makeRepository(ctx); err != nil {
 		return nil, err
 	}
 	return k, k.writeFile(object{"standalone": k.standalone(agents)})
-}
-
-// freePorts returns addresses that nobody listens on now.
-func freePorts(n int) ([]string, error) {
-	var found []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = l.Close() }()
-		found = append(found, l.Addr().String())
-	}
-	return found, nil
 }
 
 // makeRepository makes the project's repository, with one commit and no configuration of any agent.

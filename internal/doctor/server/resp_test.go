@@ -27,7 +27,7 @@ func answering(t *testing.T, text string) *redisConn {
 		}
 		_, _ = theirs.Write([]byte(text))
 	}()
-	if err := ours.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := ours.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -33,7 +33,7 @@ func redisSaying(t *testing.T, role, info string) *redisConn {
 			}
 		}
 	}()
-	if err := ours.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := ours.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

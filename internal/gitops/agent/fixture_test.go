@@ -32,7 +32,7 @@ import (
 	"gitlab.com/agentk/agentk/test/kube"
 )
 
-const limit = 30 * time.Second
+const limit = time.Minute
 
 var cluster *kube.ControlPlane
 

@@ -34,14 +34,15 @@ func connection(t *testing.T, through func(http.RoundTripper) http.RoundTripper)
 	return client
 }
 
-// elected makes a module take part in a real election.
-func elected(t *testing.T, lease, identity string, through func(http.RoundTripper) http.RoundTripper) func(*Config) {
+// elected makes a module take part in a real election. Who leads stops when it has not reached the API server for the deadline,
+// three seconds before another one may lead.
+func elected(t *testing.T, lease, identity string, deadline time.Duration, through func(http.RoundTripper) http.RoundTripper) func(*Config) {
 	return func(c *Config) {
 		client := connection(t, through)
 		c.Elect = func(int64) (Elector, error) {
 			return leader.New(leader.Config{
 				Client: client, Namespace: "default", Name: lease, Identity: identity,
-				Duration: 4 * time.Second, RenewDeadline: 2 * time.Second, Retry: 50 * time.Millisecond,
+				Duration: deadline + 3*time.Second, RenewDeadline: deadline, Retry: 50 * time.Millisecond,
 				Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 			})
 		}
@@ -77,8 +78,8 @@ func whoLeads(t *testing.T, a, b *bed) (leads, waits *bed) {
 func TestLeader_HandOver(t *testing.T) {
 	k, client := newKas(t)
 	k.push("p", "c1", files{"a.yaml": "x"})
-	one := startWith(t, k, client, elected(t, "handover", "one", asItIs))
-	two := startWith(t, k, client, elected(t, "handover", "two", asItIs))
+	one := startWith(t, k, client, elected(t, "handover", "one", time.Hour, asItIs))
+	two := startWith(t, k, client, elected(t, "handover", "two", time.Hour, asItIs))
 	one.configure(projects("p"))
 	two.configure(projects("p"))
 	first, second := whoLeads(t, one, two)
@@ -117,13 +118,13 @@ func TestLeader_LeaseLost(t *testing.T) {
 	k, client := newKas(t)
 	k.push("p", "c1", files{"a.yaml": fakeengine.Linger})
 	c := &cutter{cut: make(chan struct{})}
-	first := startWith(t, k, client, elected(t, "lost", "one", func(r http.RoundTripper) http.RoundTripper {
+	first := startWith(t, k, client, elected(t, "lost", "one", 2*time.Second, func(r http.RoundTripper) http.RoundTripper {
 		c.RoundTripper = r
 		return c
 	}), stubborn)
 	first.configure(projects("p"))
 	pid := first.wait(1, "fake: setup", "")["pid"].(string)
-	second := startWith(t, k, client, elected(t, "lost", "two", asItIs))
+	second := startWith(t, k, client, elected(t, "lost", "two", 2*time.Second, asItIs))
 	second.configure(projects("p"))
 	close(c.cut)
 	second.wait(1, "fake: setup", "")

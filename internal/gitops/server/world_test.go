@@ -44,7 +44,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	// patience is when a test gives up waiting for what must happen.
-	patience = 30 * time.Second
+	patience = time.Minute
 	ownToken = "glagent-canary-own"
 	// strangerToken is that of an agent of another project.
 	strangerToken = "glagent-canary-stranger"

@@ -2,6 +2,9 @@ package redisstore_test
 
 import (
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"gitlab.com/agentk/agentk/api/kascfg"
 	"gitlab.com/agentk/agentk/internal/store"
@@ -22,20 +25,22 @@ func contract(t *testing.T, file func() *kascfg.RedisCF) {
 	t.Run("fallback", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) storetest.Subject {
 			c := newClock()
-			f := openFallback(t, prefixed(t, file()), c)
+			f, registry := openFallback(t, prefixed(t, file()), c)
 			eventually(t, "an answer of Redis", func() bool { return f.State() == store.State{Answered: true} })
+			subscribed(t, registry)
 			return storetest.Subject{Store: f, Now: c.Now, Advance: c.Advance}
 		})
 	})
 }
 
-func openFallback(t *testing.T, file *kascfg.RedisCF, c *clock) *store.Fallback {
+func openFallback(t *testing.T, file *kascfg.RedisCF, c *clock) (*store.Fallback, *prometheus.Registry) {
 	t.Helper()
-	shared, err := redisstore.New(redisstore.Config{File: file, Now: c.Now})
+	registry := prometheus.NewPedanticRegistry()
+	shared, err := redisstore.New(redisstore.Config{File: file, Now: c.Now, Registerer: registry})
 	must(t, err)
 	f := store.NewFallback(store.FallbackConfig{Shared: shared, Local: store.NewMemory(store.MemoryConfig{Now: c.Now})})
 	run(t, f.Run)
-	return f
+	return f, registry
 }
 
 func TestContract_Server(t *testing.T) {
@@ -46,7 +51,9 @@ func TestContract_Server(t *testing.T) {
 
 func TestContract_Sentinel(t *testing.T) {
 	t.Parallel()
-	s := redis.StartSentinelT(t, redis.SentinelConfig{Data: redis.Config{Password: "data", TLS: true}, SentinelPassword: "watch"})
+	s := redis.StartSentinelT(t, redis.SentinelConfig{
+		Data: redis.Config{Password: "data", TLS: true}, SentinelPassword: "watch", DownAfter: time.Minute, // nobody fails here
+	})
 	encrypted := &kascfg.RedisTLSCF{Enabled: true, CaCertificateFile: s.Data[0].CAFile()}
 	contract(t, func() *kascfg.RedisCF {
 		return &kascfg.RedisCF{
@@ -74,6 +81,7 @@ func TestContract_NoRedis(t *testing.T) {
 	server.Kill()
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		c := newClock()
-		return storetest.Subject{Store: openFallback(t, at(server), c), Now: c.Now, Advance: c.Advance}
+		f, _ := openFallback(t, at(server), c)
+		return storetest.Subject{Store: f, Now: c.Now, Advance: c.Advance}
 	})
 }

@@ -103,6 +103,7 @@ func works(t *testing.T, file *kascfg.RedisCF) {
 	for i := range int64(20) { // enough to be swept
 		must(t, a.RegisterAgent(ctx, connection(1, i), 20*time.Millisecond))
 	}
+	must(t, a.RegisterAgent(ctx, connection(1, 20), time.Minute)) // one that is still there when others look
 	must(t, a.AddTunnel(ctx, 1, "grpc://a", time.Minute))
 	must(t, a.RefreshTunnels(ctx, "grpc://a", time.Minute, 1, 2))
 	hears(t, locations, "grpc://a")
@@ -140,16 +141,8 @@ func works(t *testing.T, file *kascfg.RedisCF) {
 // hears waits until a watcher has been told exactly these locations, given with spaces between.
 func hears(t *testing.T, ch <-chan []string, want string) {
 	t.Helper()
-	timeout := time.After(patience)
-	for {
-		select {
-		case got := <-ch:
-			if strings.Join(got, " ") == want {
-				return
-			}
-		case <-timeout:
-			t.Fatalf("did not hear %q", want)
-		}
+	if !told(ch, want, patience) {
+		t.Fatalf("did not hear %q", want)
 	}
 }
 

@@ -90,6 +90,11 @@ func parseEvent(message string) (origin, projectPath string, ok bool) {
 // Publish implements store.Events. The subscribers of this process are told even when it fails.
 func (s *Store) Publish(ctx context.Context, projectPath string) error {
 	s.events.deliver(projectPath)
+	return s.PublishElsewhere(ctx, projectPath)
+}
+
+// PublishElsewhere implements store.Shared.
+func (s *Store) PublishElsewhere(ctx context.Context, projectPath string) error {
 	return s.call(ctx, "publish", func(ctx context.Context) error {
 		return s.client.Publish(ctx, s.eventChannel(), formatEvent(s.events.origin, projectPath)).Err()
 	})

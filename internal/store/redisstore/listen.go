@@ -98,10 +98,10 @@ func (s *Store) listenOnce(ctx context.Context) error {
 
 // hearing is called when the subscription is complete: whatever happened before may have been missed.
 func (s *Store) hearing() {
-	s.metrics.subscribed.Set(1)
 	s.watch.setDeaf(false)
 	s.watch.changedAll()
 	s.events.gap()
+	s.metrics.subscribed.Set(1)
 }
 
 func (s *Store) heard(m *redis.Message) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"gitlab.com/agentk/agentk/api/kascfg"
@@ -25,8 +26,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience is how long tests wait for what should happen soon.
-const patience = 30 * time.Second
+// patience is how long tests wait for what should happen soon. A sentinel that found its machine too slow looks on for half a minute.
+const patience = 2 * time.Minute
 
 // clock stands still until it is advanced.
 type clock struct {
@@ -59,16 +60,27 @@ func prefixed(t *testing.T, f *kascfg.RedisCF) *kascfg.RedisCF {
 	return f
 }
 
-// open returns a store that runs until the test ends and has had an answer of Redis.
+// open returns a store that runs until the test ends, has had an answer of Redis, and hears what others publish: those who subscribe
+// before are told that they may have missed something. A Registerer is a Registry.
 func open(t *testing.T, cfg redisstore.Config) *redisstore.Store {
 	t.Helper()
+	if cfg.Registerer == nil {
+		cfg.Registerer = prometheus.NewPedanticRegistry()
+	}
 	s, err := redisstore.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, s.Run)
 	eventually(t, "an answer of Redis", func() bool { return s.State() == store.State{Answered: true} })
+	subscribed(t, cfg.Registerer.(*prometheus.Registry))
 	return s
+}
+
+// subscribed waits until a store hears what others publish.
+func subscribed(t *testing.T, registry *prometheus.Registry) {
+	t.Helper()
+	eventually(t, "subscription", func() bool { return gauges(t, registry)["kas_redis_subscribed"] == 1 })
 }
 
 // run runs something until the test ends.

@@ -46,7 +46,7 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("before the first answer: %v", got)
 	}
 	run(t, f.Run)
-	eventually(t, "subscription", func() bool { return gauges(t, registry)["kas_redis_subscribed"] == 1 })
+	subscribed(t, registry)
 	eventually(t, "answer", func() bool { return f.Ready(t.Context()) == nil })
 	got := gauges(t, registry)
 	if got["kas_redis_up"] != 1 || got["kas_redis_writable"] != 1 || got["kas_store_degraded"] != 0 || got["probe"] == 0 {

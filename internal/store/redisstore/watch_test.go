@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,8 @@ func TestWatch_AbsentAgents(t *testing.T) {
 		rounds = 20
 	)
 	server := redis.StartT(t, redis.Config{})
-	s, other := open(t, redisstore.Config{File: at(server)}), open(t, redisstore.Config{File: at(server)})
+	quiet := redisstore.Config{File: at(server), ProbeEvery: time.Hour}
+	s, other := open(t, quiet), open(t, quiet)
 	before := commands(t, server)
 	for range rounds { // requests come, wait and give up
 		ctx, cancel := context.WithCancel(t.Context())
@@ -60,10 +62,19 @@ func TestWatch_DeadReplicaVanishes(t *testing.T) {
 	t.Parallel()
 	server := redis.StartT(t, redis.Config{})
 	s, dead := open(t, redisstore.Config{File: at(server)}), open(t, redisstore.Config{File: at(server)})
-	must(t, dead.AddTunnel(t.Context(), 1, "grpc://dead", time.Second))
 	must(t, s.AddTunnel(t.Context(), 1, "grpc://alive", time.Hour))
 	list := s.Watch(t.Context(), 1)
-	hears(t, list, "grpc://alive grpc://dead")
+	hears(t, list, "grpc://alive")
+	// It lives at least until this machine has found the time to notice it.
+	for lives := time.Second; ; lives *= 2 {
+		must(t, dead.AddTunnel(t.Context(), 1, "grpc://dead", lives))
+		if told(list, "grpc://alive grpc://dead", lives) {
+			break
+		}
+		if lives > patience {
+			t.Fatal("the other replica was never seen")
+		}
+	}
 	hears(t, list, "grpc://alive")
 }
 
@@ -71,19 +82,42 @@ func TestWatch_RefreshedIsNotLost(t *testing.T) {
 	t.Parallel()
 	server := redis.StartT(t, redis.Config{})
 	s := open(t, redisstore.Config{File: at(server)})
-	must(t, s.AddTunnel(t.Context(), 1, "grpc://a", 500*time.Millisecond))
-	list := s.Watch(t.Context(), 1)
-	hears(t, list, "grpc://a")
-	must(t, s.RefreshTunnels(t.Context(), "grpc://a", time.Hour, 1)) // no news: nobody is told
-	// The end that the watcher has read passes.
-	for timeout := time.After(1500 * time.Millisecond); ; {
+	// It lives at least until this machine has found the time to refresh it.
+	for agent, lives := int64(1), 500*time.Millisecond; lives < patience; agent, lives = agent+1, 2*lives {
+		begun := time.Now()
+		must(t, s.AddTunnel(t.Context(), agent, "grpc://a", lives))
+		list := s.Watch(t.Context(), agent)
+		seen := told(list, "grpc://a", lives)
+		must(t, s.RefreshTunnels(t.Context(), "grpc://a", time.Hour, agent)) // no news: nobody is told
+		if !seen || time.Since(begun) > lives/2 {
+			continue // it may have ended before
+		}
+		// The end that the watcher has read passes.
+		for timeout := time.After(3 * lives); ; {
+			select {
+			case got := <-list:
+				if len(got) != 1 {
+					t.Errorf("was told %v", got)
+				}
+			case <-timeout:
+				return
+			}
+		}
+	}
+	t.Fatal("a location that was just added was never seen in time")
+}
+
+// told says whether a watcher was told exactly these locations, given with spaces between, before some time has passed.
+func told(ch <-chan []string, want string, within time.Duration) bool {
+	timeout := time.After(within)
+	for {
 		select {
-		case got := <-list:
-			if len(got) != 1 {
-				t.Errorf("was told %v", got)
+		case got := <-ch:
+			if strings.Join(got, " ") == want {
+				return true
 			}
 		case <-timeout:
-			return
+			return false
 		}
 	}
 }

@@ -27,7 +27,7 @@ type Subject struct {
 const ttl = 5 * time.Minute
 
 // patience is how long the suite waits for what must happen at once.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // Run runs the suite. Open returns an empty store; it is called once per test.
 func Run(t *testing.T, open func(t *testing.T) Subject) {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,7 +32,7 @@ type machine struct {
 }
 
 // stopPatience is how long a program may take to end after SIGTERM.
-const stopPatience = 10 * time.Second
+const stopPatience = time.Minute
 
 // newMachine starts Redis and makes the repositories. nginx waits for the addresses of kas.
 func newMachine(t *testing.T) *machine {
@@ -44,7 +43,10 @@ func newMachine(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	m := &machine{authority: authority, dir: dir, repositories: filepath.Join(dir, "repositories"), redisPassword: "canary-redis-password"}
-	ports := freePorts(t, 2)
+	ports, err := line.FreePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m.redisAddress, m.nginxAddress = net.JoinHostPort(kube.MachineName, ports[0]), net.JoinHostPort(kube.MachineName, ports[1])
 	launch(t, net.JoinHostPort(kube.MachineIP, ports[0]), tool.Debian(t, "redis-server", "redis-server"),
 		"--bind", kube.MachineIP, "--port", ports[0], "--requirepass", m.redisPassword, "--save", "", "--dir", dir)
@@ -184,19 +186,4 @@ func launch(t *testing.T, address, path string, args ...string) {
 		}
 		return conn.Close()
 	})
-}
-
-// freePorts are ports that nothing listens on now.
-func freePorts(t *testing.T, n int) []string {
-	t.Helper()
-	var ports []string
-	for range n {
-		listener, err := net.Listen("tcp", net.JoinHostPort(kube.MachineIP, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		ports = append(ports, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
-	}
-	return ports
 }

@@ -8,10 +8,7 @@ package middlebox
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +27,7 @@ func TestMain(m *testing.M) {
 
 // patience bounds every wait for something that should come by itself. Agents that were refused a few times try again only every twenty
 // seconds, and the machine may be busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // soon is a context for such a wait.
 func soon(t *testing.T) context.Context {
@@ -44,19 +41,11 @@ func soon(t *testing.T) context.Context {
 // while the program that uses it is stopped for a moment.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		port := strconv.Itoa(12000 + rand.IntN(8000))
-		listener, err := net.Listen("tcp", net.JoinHostPort("", port))
-		if err != nil {
-			continue
-		}
-		if err := listener.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
+	ports, err := line.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port on this machine")
-	return ""
+	return ports[0]
 }
 
 // adminAgent is an agent that serves the jobs of one project with all power, since who may do what is not the question here. It is

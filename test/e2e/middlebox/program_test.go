@@ -17,7 +17,7 @@ import (
 )
 
 // stopPatience is how long a program may take to end after SIGTERM.
-const stopPatience = 10 * time.Second
+const stopPatience = time.Minute
 
 // program is a middlebox that can be stopped and started again at the same address. The kernel kills it when the test process ends.
 type program struct {

@@ -151,6 +151,9 @@ func TestNginx_PlannedEnds(t *testing.T) {
 				n.reload(t)
 			}
 			time.Sleep(reloadEvery)
+			if test.moves != "" {
+				wantLine(t, "log of the agent over plain gRPC", func() string { return l.AgentLog(prefix + "-grpc") }, test.moves)
+			}
 			loads[0].finish(t, "over WebSocket")
 			loads[1].finish(t, "over plain gRPC")
 			if !cut {
@@ -158,9 +161,6 @@ func TestNginx_PlannedEnds(t *testing.T) {
 				for _, w := range watches {
 					w.want(t, "configmap/first")
 				}
-			}
-			if test.moves != "" && !strings.Contains(l.AgentLog(prefix+"-grpc"), test.moves) {
-				t.Errorf("the log of the agent over plain gRPC has no %q", test.moves)
 			}
 			wantQuiet(t, l)
 		})
