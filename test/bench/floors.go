@@ -15,26 +15,27 @@ const floorCommand = "floor"
 
 // barest is a barest line in front of an API server: two processes.
 type barest struct {
-	dir         string
-	front, back *child
-	through     target
+	dir                string
+	front, relay, back *child // relay may be nil
+	through            target
 }
 
-// startBarest starts a form of it. It is asked with what the API server is asked with directly, which it passes on as it is.
-func startBarest(form string, api target) (*barest, error) {
+// startBarest starts a form of it, with a relay in it or not. It is asked with what the API server is asked with directly, which it passes
+// on as it is.
+func startBarest(form string, api target, relayed bool) (*barest, error) {
 	dir, err := os.MkdirTemp("", "bench-floor-")
 	if err != nil {
 		return nil, err
 	}
 	b := &barest{dir: dir}
-	if err := b.start(form, api); err != nil {
+	if err := b.start(form, api, relayed); err != nil {
 		b.stop()
 		return nil, fmt.Errorf("floor: %w", err)
 	}
 	return b, nil
 }
 
-func (b *barest) start(form string, api target) error {
+func (b *barest) start(form string, api target, relayed bool) error {
 	authority, err := line.NewAuthority(b.dir)
 	if err != nil {
 		return err
@@ -50,7 +51,14 @@ func (b *barest) start(form string, api target) error {
 	if b.back, err = startChild([]string{floorCommand, floor.Back, form, host, api.authority}); err != nil {
 		return err
 	}
-	if b.front, err = startChild([]string{floorCommand, floor.Front, form, b.back.address, certificate, key}); err != nil {
+	next := b.back.address
+	if relayed {
+		if b.relay, err = startChild([]string{floorCommand, floor.Relay, next}); err != nil {
+			return err
+		}
+		next = b.relay.address
+	}
+	if b.front, err = startChild([]string{floorCommand, floor.Front, form, next, certificate, key}); err != nil {
 		return err
 	}
 	b.through = target{
@@ -61,6 +69,7 @@ func (b *barest) start(form string, api target) error {
 
 func (b *barest) stop() {
 	b.front.stop()
+	b.relay.stop()
 	b.back.stop()
 	_ = os.RemoveAll(b.dir)
 }
@@ -77,12 +86,12 @@ type floors struct{ direct, line, requests, pipe []reading }
 func (st *stage) besideFloors(
 	ctx context.Context, direct, through func(context.Context, time.Duration) (reading, error), api target, clients int,
 ) (floors, error) {
-	requests, err := startBarest(floor.Requests, api)
+	requests, err := startBarest(floor.Requests, api, false)
 	if err != nil {
 		return floors{}, err
 	}
 	defer requests.stop()
-	pipe, err := startBarest(floor.Pipe, api)
+	pipe, err := startBarest(floor.Pipe, api, false)
 	if err != nil {
 		return floors{}, err
 	}

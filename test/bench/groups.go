@@ -40,7 +40,7 @@ var groups = []group{
 	}, run: apart(watchRows)},
 	{name: "bursts", rows: []string{"burst500_cpu_ms", "burst500_p99_ms", "burst500_rtt50_p99_ms"}, run: burstRows, early: standBy},
 	{name: "a long way", rows: []string{"wan_10mb_s", "wan_200mb_mb_s"}, run: apart(wanRows)},
-	{name: "several kas", rows: []string{"hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, run: apart(replicaRows)},
+	{name: "several kas", rows: []string{"hop_added_p50_us", "floor_hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, run: apart(replicaRows)},
 	{name: "reconnect storm", rows: []string{"storm_2000_p99_s"}, run: apart(stormRows)},
 	{name: "GitOps", rows: []string{
 		"gitops_first_wall", "gitops_first_calls", "gitops_first_cpu", "gitops_first_rss",

@@ -32,7 +32,7 @@ const (
 
 // The parts that are processes, and what Run wants to know of each after its name.
 const (
-	// Front: the form, the back's address, and the files of a certificate and its key; without them it speaks no TLS.
+	// Front: the form, the back's address, and the files of a certificate and its key.
 	Front = "front"
 	// Relay: the back's address.
 	Relay = "relay"
@@ -40,7 +40,7 @@ const (
 	Back = "back"
 )
 
-var errUsage = errors.New("usage: front FORM BACK [CERTIFICATE KEY] | relay BACK | back FORM API AUTHORITY")
+var errUsage = errors.New("usage: front FORM BACK CERTIFICATE KEY | relay BACK | back FORM API AUTHORITY")
 
 // Run is one part, until ctx ends. It listens on a free port of loopback and says where to standard output. Garbage is collected as
 // rarely as in the daemons.
@@ -68,8 +68,6 @@ func Run(ctx context.Context, args []string) error {
 // part is what some arguments ask for.
 func part(args []string) (func(context.Context, net.Listener) error, error) {
 	switch {
-	case len(args) == 3 && args[0] == Front:
-		return front(args[1], args[2], nil)
 	case len(args) == 5 && args[0] == Front:
 		certificate, err := tls.LoadX509KeyPair(args[3], args[4])
 		if err != nil {
@@ -98,12 +96,7 @@ func front(form, address string, secure *tls.Config) (func(context.Context, net.
 	if !ok {
 		return nil, errUsage
 	}
-	return func(ctx context.Context, ln net.Listener) error {
-		if secure != nil {
-			ln = tls.NewListener(ln, secure)
-		}
-		return serve(ctx, ln, address)
-	}, nil
+	return func(ctx context.Context, ln net.Listener) error { return serve(ctx, tls.NewListener(ln, secure), address) }, nil
 }
 
 func back(form, api string, secure *tls.Config) (func(context.Context, net.Listener) error, error) {

@@ -77,6 +77,11 @@ func api(t *testing.T) *httptest.Server {
 	return server
 }
 
+// impatient is a client that trusts a server's certificate.
+func impatient(server *httptest.Server) *http.Client {
+	return &http.Client{Transport: server.Client().Transport.(*http.Transport).Clone(), Timeout: patience}
+}
+
 func host(server *httptest.Server) string { return strings.TrimPrefix(server.URL, "https://") }
 
 // TestLine_CarriesRequests asks through each form, many at once: each gets its own answer, whole.
@@ -88,12 +93,10 @@ func TestLine_CarriesRequests(t *testing.T) {
 		"relayed":  start(t, Front, Requests, start(t, Relay, start(t, Back, Requests, host(server), certificate)), certificate, key),
 		"pipe":     start(t, Front, Pipe, start(t, Back, Pipe, host(server), certificate), certificate, key),
 	} {
-		client := *server.Client()
-		client.Transport = client.Transport.(*http.Transport).Clone()
-		client.Timeout = patience
+		client := impatient(server)
 		var asking sync.WaitGroup
 		for i := range 20 {
-			asking.Go(func() { ask(t, &client, name, "https://"+address, i) })
+			asking.Go(func() { ask(t, client, name, "https://"+address, i) })
 		}
 		asking.Wait()
 		client.CloseIdleConnections()
@@ -125,21 +128,21 @@ func ask(t *testing.T, client *http.Client, name, base string, i int) {
 
 func TestRequests_NobodyThere(t *testing.T) {
 	server := api(t)
-	certificate, _ := files(t, server)
-	gone := host(server)
+	certificate, key := files(t, server)
+	gone, client := host(server), impatient(server)
 	server.Close()
-	front := start(t, Front, Requests, start(t, Back, Requests, gone, certificate))
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get("http://" + front)
+	response, err := client.Get("https://" + start(t, Front, Requests, start(t, Back, Requests, gone, certificate), certificate, key))
 	if err != nil {
 		t.Fatal(err)
 	}
+	client.CloseIdleConnections()
 	if _ = response.Body.Close(); response.StatusCode != http.StatusBadGateway {
 		t.Errorf("answered %s", response.Status)
 	}
 }
 
 func TestPart_Refuses(t *testing.T) {
+	certificate, key := files(t, api(t))
 	none := filepath.Join(t.TempDir(), "none")
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
@@ -147,7 +150,7 @@ func TestPart_Refuses(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{},
-		{Front}, {Front, "other", "a:1"}, {Front, Pipe, "a:1", none}, {Front, Pipe, "a:1", none, none},
+		{Front}, {Front, Pipe, "a:1", none}, {Front, Pipe, "a:1", none, none}, {Front, "other", "a:1", certificate, key},
 		{Relay}, {Back, Pipe, "a:1"}, {Back, "other", "a:1", empty}, {Back, Pipe, "a:1", none}, {Back, Pipe, "a:1", empty},
 	} {
 		if _, err := part(args); err == nil {
@@ -204,12 +207,13 @@ func TestRequests_BackGoes(t *testing.T) {
 		conn, _ := gone.Accept()
 		taken <- conn
 	}()
-	front := start(t, Front, Requests, gone.Addr().String())
+	server := api(t)
+	certificate, key := files(t, server)
+	front, client := start(t, Front, Requests, gone.Addr().String(), certificate, key), impatient(server)
 	conn := <-taken
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	answered := make(chan error, 1)
 	go func() {
-		response, err := client.Get("http://" + front)
+		response, err := client.Get("https://" + front)
 		if err == nil {
 			_ = response.Body.Close()
 		}
@@ -220,5 +224,6 @@ func TestRequests_BackGoes(t *testing.T) {
 	}
 	_ = conn.Close()
 	_ = gone.Close()
+	defer client.CloseIdleConnections()
 	<-answered // an error or a refusal, but not forever
 }
