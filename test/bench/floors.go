@@ -76,8 +76,11 @@ func (b *barest) stop() {
 
 // get measures a small GET as a scene's getter does.
 func (b *barest) get(clients int) func(context.Context, time.Duration) (reading, error) {
-	return measuring(b.through, smallPath, clients, func() (float64, error) { return cpuOf(b.front.pid(), b.back.pid()) })
+	return measuring(b.through, smallPath, clients, b.cpu)
 }
+
+// cpu is what both processes have used so far, in seconds.
+func (b *barest) cpu() (float64, error) { return cpuOf(b.front.pid(), b.back.pid()) }
 
 // floors are samples of both sides, and of the barest line in both forms, taken in turn.
 type floors struct{ direct, line, requests, pipe []reading }

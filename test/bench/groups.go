@@ -38,7 +38,9 @@ var groups = []group{
 	{name: "watches", rows: []string{
 		"watch_kb_kas", "watch_kb_agentk", "watch_go_kb_kas", "watch_go_kb_agentk", "watch_p99_ms", "watch_fanout_p99_ms",
 	}, run: apart(watchRows)},
-	{name: "bursts", rows: []string{"burst500_cpu_ms", "burst500_p99_ms", "burst500_rtt50_p99_ms"}, run: burstRows, early: standBy},
+	{name: "bursts", rows: []string{
+		"burst500_cpu_ms", "burst500_p99_ms", "burst500_rtt50_p99_ms", "floor_burst500_p99_ms", "floor_burst500_cpu_ms",
+	}, run: burstRows, early: standBy},
 	{name: "a long way", rows: []string{"wan_10mb_s", "wan_200mb_mb_s"}, run: apart(wanRows)},
 	{name: "several kas", rows: []string{"hop_added_p50_us", "floor_hop_added_p50_us", "hop_cold_ms", "absent_redis_cmds_s", "absent_500_redis_cmds_s"}, run: apart(replicaRows)},
 	{name: "reconnect storm", rows: []string{"storm_2000_p99_s"}, run: apart(stormRows)},

@@ -40,7 +40,7 @@ func (r *replicas) hopRows(ctx context.Context, e effort) ([]row, error) {
 	}
 	samples, err := takeTurns(ctx, effort{pairs: hopRounds, each: e.each / hopRounds}, []side[loadResult]{
 		{name: "through its own kas", take: ask(r.through(0, warmAgent))}, {name: "through the other kas", take: ask(r.through(1, warmAgent))},
-		{name: "through the floor", take: ask(short.through), short: true}, {name: "through the floor with a relay", take: ask(long.through), short: true},
+		{name: "through the floor", take: ask(short.through)}, {name: "through the floor with a relay", take: ask(long.through)},
 	})
 	if err != nil {
 		return nil, err

@@ -96,7 +96,9 @@ func front(form, address string, secure *tls.Config) (func(context.Context, net.
 	if !ok {
 		return nil, errUsage
 	}
-	return func(ctx context.Context, ln net.Listener) error { return serve(ctx, tls.NewListener(ln, secure), address) }, nil
+	return func(ctx context.Context, ln net.Listener) error {
+		return serve(ctx, tls.NewListener(ln, secure), address)
+	}, nil
 }
 
 func back(form, api string, secure *tls.Config) (func(context.Context, net.Listener) error, error) {

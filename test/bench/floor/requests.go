@@ -18,7 +18,7 @@ import (
 const (
 	dialLimit   = 10 * time.Second
 	headerLimit = 10 * time.Second
-	// perHost is how many connections to the API server stay open: one for each client of a benchmark.
+	// perHost is how many connections to the API server there are at most, as agentk has.
 	perHost = 64
 	// bufferSize is that of agentk's connections to the API server, in bytes.
 	bufferSize = 32 << 10
@@ -123,8 +123,8 @@ type doer struct {
 
 func backRequests(ctx context.Context, ln net.Listener, api string, secure *tls.Config) error {
 	d := &doer{base: "https://" + api, transport: &http.Transport{
-		TLSClientConfig: secure, DisableCompression: true, MaxIdleConnsPerHost: perHost, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
-		TLSHandshakeTimeout: dialLimit,
+		TLSClientConfig: secure, DisableCompression: true, MaxConnsPerHost: perHost, MaxIdleConnsPerHost: perHost,
+		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, TLSHandshakeTimeout: dialLimit,
 	}}
 	defer d.transport.CloseIdleConnections()
 	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
