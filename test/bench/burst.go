@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -49,7 +50,11 @@ func burstRows(ctx context.Context, st *stage) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := []row{atMost(e, "burst500_cpu_ms", "ms", median(cpu), 0)}
+	rows, err := b.floorRows(ctx, e)
+	if err != nil {
+		return rows, err
+	}
+	rows = append(rows, atMost(e, "burst500_cpu_ms", "ms", median(cpu), 0))
 	for i, r := range []row{
 		atMost(e, "burst500_p99_ms", "ms", median(took[0]), burstGoal), atMost(e, "burst500_rtt50_p99_ms", "ms", median(took[1]), burstGoalRTT),
 	} {
@@ -86,7 +91,15 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) (too
 			if err != nil {
 				return took, cpu, err
 			}
+			own, err := cpuOf(os.Getpid())
+			if err != nil {
+				return took, cpu, err
+			}
 			all, err := volley(conns)
+			if err != nil {
+				return took, cpu, err
+			}
+			ownAfter, err := cpuOf(os.Getpid())
 			if err != nil {
 				return took, cpu, err
 			}
@@ -95,8 +108,8 @@ func (b *edge) bursts(ctx context.Context, e effort, progress func(string)) (too
 				return took, cpu, err
 			}
 			p99 := percentile(all, 0.99)
-			progress(fmt.Sprintf("burst at %s: p50 %.1f ms, p99 %.1f ms, last %.1f ms, CPU of kas and agentk %.0f ms",
-				[]string{"no delay", "50 ms RTT"}[i], percentile(all, 0.5), p99, percentile(all, 1), after-before))
+			progress(fmt.Sprintf("burst at %s: p50 %.1f ms, p99 %.1f ms, last %.1f ms, CPU of kas and agentk %.0f ms, of clients and API server %.0f ms",
+				[]string{"no delay", "50 ms RTT"}[i], percentile(all, 0.5), p99, percentile(all, 1), after-before, 1e3*(ownAfter-own)))
 			took[i] = append(took[i], p99)
 			if i == 0 {
 				cpu = append(cpu, after-before)
@@ -141,18 +154,26 @@ func (b *edge) quiet(ctx context.Context, clients [2][]*lone) error {
 	return nil
 }
 
-// volley asks over all connections at once. Times count from one moment for all.
+// volley asks over all connections at once.
 func volley(conns []*lone) ([]time.Duration, error) {
-	took, errs := make([]time.Duration, len(conns)), make([]error, len(conns))
+	return allAtOnce(len(conns), func(i int) error {
+		_, err := conns[i].get(podsPath, "", startLimit)
+		return err
+	})
+}
+
+// allAtOnce does n things at once. Times count from one moment for all.
+func allAtOnce(n int, do func(i int) error) ([]time.Duration, error) {
+	took, errs := make([]time.Duration, n), make([]error, n)
 	fire := make(chan struct{})
 	var start time.Time
 	var asking, ready sync.WaitGroup
-	for i, l := range conns {
+	for i := range n {
 		ready.Add(1)
 		asking.Go(func() {
 			ready.Done()
 			<-fire
-			_, errs[i] = l.get(podsPath, "", startLimit)
+			errs[i] = do(i)
 			took[i] = time.Since(start)
 		})
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
 	"fmt"
@@ -9,9 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
 	"gitlab.com/agentk/agentk/test/line"
@@ -24,7 +21,7 @@ const fakeCommand = "fake-apiserver"
 type fakeProcess struct {
 	dir, url  string
 	authority *line.Authority
-	cmd       *exec.Cmd
+	child     *child
 }
 
 // startFake starts this program as the fake API server.
@@ -50,31 +47,15 @@ func (f *fakeProcess) start() error {
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if f.child, err = startChild([]string{fakeCommand}, "FAKE_CERT="+certificate, "FAKE_KEY="+key); err != nil {
 		return err
 	}
-	f.cmd = exec.Command(self, fakeCommand)
-	f.cmd.Env = append(os.Environ(), "FAKE_CERT="+certificate, "FAKE_KEY="+key)
-	f.cmd.Stderr = os.Stderr
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := f.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := f.cmd.Start(); err != nil {
-		return err
-	}
-	address, err := bufio.NewReader(out).ReadString('\n')
-	f.url = "https://" + strings.TrimSpace(address)
-	return err
+	f.url = "https://" + f.child.address
+	return nil
 }
 
 func (f *fakeProcess) stop() {
-	if f.cmd != nil && f.cmd.Process != nil {
-		_ = f.cmd.Process.Kill()
-		_ = f.cmd.Wait()
-	}
+	f.child.stop()
 	_ = os.RemoveAll(f.dir)
 }
 

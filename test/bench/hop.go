@@ -53,13 +53,15 @@ func replicaRows(ctx context.Context, e effort, progress func(string)) ([]row, e
 }
 
 func (r *replicas) rows(ctx context.Context, e effort, progress func(string)) ([]row, error) {
-	var rows []row
+	rows, err := r.hopRows(ctx, e)
+	if err != nil {
+		return rows, fmt.Errorf("the hop: %w", err)
+	}
 	for _, f := range []struct {
 		name, unit string
 		goal       float64
 		measure    func(context.Context, effort) (float64, error)
 	}{
-		{"hop_added_p50_us", "us", goalHopUs, r.hopAdded},
 		{"hop_cold_ms", "ms", goalColdMs, r.hopCold},
 		{"absent_redis_cmds_s", "1/s", goalOneAbsent, func(ctx context.Context, e effort) (float64, error) { return r.absent(ctx, e, 1) }},
 		{"absent_500_redis_cmds_s", "1/s", goalManyAbsent, func(ctx context.Context, e effort) (float64, error) { return r.absent(ctx, e, absentAgents) }},
@@ -72,36 +74,6 @@ func (r *replicas) rows(ctx context.Context, e effort, progress func(string)) ([
 		rows = append(rows, figure(f.name, f.unit, nil, []float64{value}, most(plain, f.goal)))
 	}
 	return rows, nil
-}
-
-// hopRounds is how many pairs of measurements there are of the hop.
-const hopRounds = 10
-
-// hopAdded is how much later the median answer comes through the kas that does not hold the agent.
-func (r *replicas) hopAdded(ctx context.Context, e effort) (float64, error) {
-	stop, err := r.connect(0, warmAgent)
-	if err != nil {
-		return 0, err
-	}
-	defer stop()
-	for i := range 2 { // warm
-		if _, err := r.through(i, warmAgent).load(ctx, "/version", 1, e.each/hopRounds); err != nil {
-			return 0, err
-		}
-	}
-	var added []float64
-	for range hopRounds {
-		own, err := r.through(0, warmAgent).load(ctx, "/version", 1, e.each/hopRounds)
-		if err != nil {
-			return 0, err
-		}
-		other, err := r.through(1, warmAgent).load(ctx, "/version", 1, e.each/hopRounds)
-		if err != nil {
-			return 0, err
-		}
-		added = append(added, float64((other.p50-own.p50).Nanoseconds())/1e3)
-	}
-	return median(added), nil
 }
 
 // hopCold is how long after an agent has come to one kas a request that waits at the other one reaches it.

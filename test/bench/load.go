@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,15 @@ type target struct {
 	header http.Header
 	// authority is the file of the certificate authority that the client trusts.
 	authority string
+}
+
+// host is host:port of it.
+func (t target) host() (string, error) {
+	u, err := url.Parse(t.base)
+	if err != nil {
+		return "", err
+	}
+	return u.Host, nil
 }
 
 // get performs one request and reads the whole answer.

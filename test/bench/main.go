@@ -11,20 +11,24 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"gitlab.com/agentk/agentk/test/bench/floor"
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == fakeCommand {
-		if err := fakeAPIServer(); err != nil {
-			fmt.Fprintln(os.Stderr, "fake API server:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
+	name, work := "bench", run
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case fakeCommand:
+			name, work = "fake API server", func(context.Context) error { return fakeAPIServer() }
+		case floorCommand:
+			name, work = "floor", func(ctx context.Context) error { return floor.Run(ctx, os.Args[2:]) }
+		}
+	}
+	if err := work(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
 }

@@ -113,24 +113,43 @@ func figure(name, unit string, direct, line []float64, g goal) row {
 // alternate takes samples of both sides in turn, A B A B, so that a drift of the machine hits both alike: n pairs of d each, after a
 // short one that does not count.
 func alternate[T any](ctx context.Context, e effort, direct, line func(context.Context, time.Duration) (T, error)) (ds, ls []T, err error) {
+	samples, err := takeTurns(ctx, e, []side[T]{{name: "direct", take: direct}, {name: "through the line", take: line}})
+	if err != nil {
+		return nil, nil, err
+	}
+	return samples[0], samples[1], nil
+}
+
+// side is one of several that are compared.
+type side[T any] struct {
+	name string
+	take func(context.Context, time.Duration) (T, error)
+	// short: half as long, for what is only there to compare with.
+	short bool
+}
+
+// takeTurns is alternate for any number of sides, whose samples it returns in their order.
+func takeTurns[T any](ctx context.Context, e effort, sides []side[T]) ([][]T, error) {
+	samples := make([][]T, len(sides))
 	for i := range e.pairs + 1 {
-		each := e.each
-		if i == 0 {
-			each /= 4
-		}
-		d, err := direct(ctx, each)
-		if err != nil {
-			return nil, nil, fmt.Errorf("direct: %w", err)
-		}
-		l, err := line(ctx, each)
-		if err != nil {
-			return nil, nil, fmt.Errorf("through the line: %w", err)
-		}
-		if i > 0 {
-			ds, ls = append(ds, d), append(ls, l)
+		for j, side := range sides {
+			each := e.each
+			if i == 0 {
+				each /= 4
+			}
+			if side.short {
+				each /= 2
+			}
+			sample, err := side.take(ctx, each)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", side.name, err)
+			}
+			if i > 0 {
+				samples[j] = append(samples[j], sample)
+			}
 		}
 	}
-	return ds, ls, nil
+	return samples, nil
 }
 
 // pick makes one figure of every sample.
