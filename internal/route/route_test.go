@@ -180,7 +180,11 @@ func TestOpen_FirstReplicaWithAStreamWins(t *testing.T) {
 	eventually(t, "both streams are parked", func() bool { return b.registry.Presence(agentID).Idle == 2 })
 	var held []Call
 	for range 2 {
-		held = append(held, a.open(ctx(t)))
+		call := a.open(ctx(t))
+		if err := call.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, call)
 	}
 	eventually(t, "both streams are in use", func() bool { return b.registry.Presence(agentID).Busy == 2 })
 	// The only holder is saturated.
@@ -334,9 +338,14 @@ func TestOpen_EagerRequestIsLostWithItsKas(t *testing.T) {
 	if err := call.Send(text("stay")); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := call.Recv()
+		ended <- err
+	}()
 	eventually(t, "the request has begun", func() bool { return b.registry.Presence(agentID).Busy == 1 })
 	b.kill()
-	if _, err := call.Recv(); !errors.Is(err, httpgrpc.ErrLost) || fault.HopOf(err) != fault.OtherKas {
+	if err := <-ended; !errors.Is(err, httpgrpc.ErrLost) || fault.HopOf(err) != fault.OtherKas {
 		t.Errorf("got %v", err)
 	}
 	call.Finish(false)
