@@ -88,19 +88,27 @@ func TestOpen_WhatTheAgentIsTold(t *testing.T) {
 	q := request()
 	q.Require = []string{extension}
 	q.Meta = metadata.Pairs("traceparent", "trace", "user-agent", "us", "agentk-own", "x", "kas-hop-own", "y", "authorization", "Bearer secret", "other", "z")
-	call, err := a.router.Open(ctx(t), q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer call.Finish(false)
-	md := <-told
-	for name := range md {
-		if strings.HasPrefix(name, "kas-hop-") || name == "authorization" || name == "other" || strings.HasPrefix(name, ":") {
-			t.Errorf("the agent is told %s: %v", name, md[name])
+	for range 2 { // the first one asks, the second one is sent without asking
+		call, err := a.router.Open(ctx(t), q)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if err := call.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		md := <-told
+		for name := range md {
+			if strings.HasPrefix(name, "kas-hop-") || name == "authorization" || name == "other" || strings.HasPrefix(name, ":") {
+				t.Errorf("the agent is told %s: %v", name, md[name])
+			}
+		}
+		if md["traceparent"][0] != "trace" || md["agentk-own"][0] != "x" {
+			t.Errorf("the agent is told %v", md)
+		}
+		call.Finish(false)
 	}
-	if md["traceparent"][0] != "trace" || md["agentk-own"][0] != "x" {
-		t.Errorf("the agent is told %v", md)
+	if b.series() != 1 {
+		t.Error("the second request did not come in a series")
 	}
 }
 
