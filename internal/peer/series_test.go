@@ -453,6 +453,9 @@ func TestTurns_Begin(t *testing.T) {
 	if !busy.begin(true) || busy.end() || busy.rest() {
 		t.Error("a series that is ended while it is busy goes on")
 	}
+	if old := (&turns{expires: expired}); !old.begin(true) || old.rest() {
+		t.Error("a series waits for a request that it must not serve")
+	}
 }
 
 func TestExpiry(t *testing.T) {

@@ -65,14 +65,15 @@ func (g *gateway) serveSeries(srv any, stream grpc.ServerStream) error {
 // expiry is that of the token that a call was admitted with.
 func expiry(ctx context.Context) time.Time {
 	claims := &jwt.RegisteredClaims{}
-	for _, value := range metadata.ValueFromIncomingContext(ctx, "authorization") {
-		_, token, _ := strings.Cut(value, " ")
-		if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err == nil && claims.ExpiresAt != nil {
-			return claims.ExpiresAt.Time
-		}
-		break // the first one is what was checked
+	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if len(values) == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	_, token, _ := strings.Cut(values[0], " ")
+	if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err != nil || claims.ExpiresAt == nil {
+		return time.Time{}
+	}
+	return claims.ExpiresAt.Time
 }
 
 // serve serves requests until one ends the series.
@@ -100,7 +101,7 @@ func (t *turns) serve() error {
 func (t *turns) begin(first bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.busy = !t.over && (first || time.Now().Before(t.expires))
+	t.busy = !t.over && (first || t.valid())
 	return t.busy
 }
 
@@ -108,11 +109,14 @@ func (t *turns) begin(first bool) bool {
 func (t *turns) rest() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.over {
-		t.busy = false
+	if t.over || !t.valid() {
+		return false
 	}
-	return !t.over
+	t.busy = false
+	return true
 }
+
+func (t *turns) valid() bool { return time.Now().Before(t.expires) }
 
 // end lets no further request begin. It says whether none is being served.
 func (t *turns) end() bool {
