@@ -420,9 +420,10 @@ func TestServer_DrainEndsIdleSeries(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw.Data.Free()
+	stopped := time.Now()
 	stop()
-	if err := idle.RecvMsg(&raw); !errors.Is(err, io.EOF) {
-		t.Errorf("got %v", err)
+	if err := idle.RecvMsg(&raw); !errors.Is(err, io.EOF) || time.Since(stopped) > seriesLimit*2/3 {
+		t.Errorf("got %v after %s", err, time.Since(stopped))
 	}
 	select {
 	case err := <-ended:
