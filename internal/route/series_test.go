@@ -144,3 +144,34 @@ func TestSeries_BothDirectionsAtOnce(t *testing.T) {
 		call.Finish(true)
 	}
 }
+
+// An agent may answer before the request has ended. What comes of that request then is not taken for the next one.
+func TestSeries_AnsweredBeforeItsEnd(t *testing.T) {
+	f := newFleet(t)
+	a, b := f.start(time.Now()), f.start(time.Now())
+	b.agent(10, func(c context.Context, md metadata.MD, s httpgrpc.ResponderStream) error {
+		msg, err := s.Recv()
+		if err != nil || string(msg.Materialize()) == "enough" {
+			return err
+		}
+		return errors.Join(s.Send(msg), echo(c, md, s))
+	})
+	f.located(1)
+	if err := a.whole(); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		call := a.open(ctx(t))
+		if err := call.Send(text("enough")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := call.Recv(); !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		_, _ = call.Send(text("more")), call.CloseSend()
+		call.Finish(true)
+		if err := a.whole(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
