@@ -13,6 +13,19 @@
 // Nothing has been asked of the agent before StartStreaming, so that whoever has the request may ask several replicas and take
 // the first.
 //
+// Between replicas that both know it, requests that would be sent without asking go down streams that serve one after the other (a
+// series): setting a stream up costs more than a small request does.
+//
+//	kas with the request (Turn)            kas with the agent (turns)
+//	RequestInfo, Message*, [CloseSend]
+//	[Message*, CloseSend]
+//	                                       NoTunnel       not begun, and the end of the series
+//	                                       [TunnelReady], Message*, Trailer or Error
+//	RequestInfo ...
+//
+// A series that ends with OK before a word about a request has not begun it. It is given up when a request does not end in order,
+// when its token expires and when the replica drains.
+//
 // Callers prove with a token (JWT) that they have the secret that the replicas share. The token ends here: what an agent is told
 // beside a request is on a list of names, and credentials are not on it.
 package peer
@@ -28,6 +41,15 @@ const (
 	// NoTunnel and ends the call with OK, without having asked anything of the agent; otherwise it says TunnelReady with the
 	// agent's first frame, or when much of the request has come.
 	metaEager = "kas-hop-agentk-eager"
+	// metaSeries, ours, in the header of an answer: this kas serves series.
+	metaSeries = "kas-hop-agentk-series"
+)
+
+// The method that serves a series.
+const (
+	seriesService = "agentk.extensions.PrivateApi"
+	seriesMethod  = "Series"
+	seriesPath    = "/" + seriesService + "/" + seriesMethod
 )
 
 // Members of GatewayKasResponse. Those between them have the numbers of the agent's own frames.

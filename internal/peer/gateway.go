@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
@@ -34,15 +35,26 @@ const (
 // gateway serves the requests of other replicas with the streams of its own registry.
 type gateway struct {
 	registry *tunnel.Registry
+	// served are the methods that may be called, as gRPC has them: /service/method.
+	served map[string]struct{}
+	// survive turns a panic into an error.
+	survive grpc.StreamServerInterceptor
+	// stopping is closed when no request of a series may begin any more.
+	stopping chan struct{}
 	// pumps are the goroutines that carry requests to agents.
 	pumps sync.WaitGroup
 }
 
-// serve is the handler of every method.
+// serve is the handler of every method of an agent.
 func (g *gateway) serve(_ any, stream grpc.ServerStream) error {
 	ctx := stream.Context()
-	w, err := wantedBy(stream)
+	method, _ := grpc.MethodFromServerStream(stream)
+	md, _ := metadata.FromIncomingContext(ctx)
+	w, err := wantedFrom(method, md)
 	if err != nil {
+		return err
+	}
+	if err := stream.SetHeader(offer); err != nil {
 		return err
 	}
 	if w.eager {
@@ -79,10 +91,8 @@ type wanted struct {
 	eager   bool
 }
 
-// wantedBy reads the metadata of a request.
-func wantedBy(stream grpc.ServerStream) (wanted, error) {
-	method, _ := grpc.MethodFromServerStream(stream)
-	md, _ := metadata.FromIncomingContext(stream.Context())
+// wantedFrom reads the metadata of a request.
+func wantedFrom(method string, md metadata.MD) (wanted, error) {
 	w := wanted{method: method, methods: append([]string{strings.TrimPrefix(method, "/")}, md[metaRequire]...), meta: metadata.MD{}}
 	ids := md[metaAgentID]
 	if len(ids) != 1 {
@@ -137,6 +147,10 @@ type forwarding struct {
 	gateway *gateway
 	stream  grpc.ServerStream
 	wanted  wanted
+	// series: the request is one of a series, whose messages are framed.
+	series bool
+	// taken is how many bytes of the request have come.
+	taken int
 	// started is closed when the request was sent to the agent or will not be; startErr, set before, says why not.
 	started  chan struct{}
 	startErr error
@@ -195,13 +209,16 @@ func (f *forwarding) abort() {
 func (f *forwarding) answer() error {
 	for {
 		member, raw, err := f.tunnel.RecvFrame()
+		if errors.Is(err, io.EOF) && f.series {
+			return f.passInSeries(frame.Empty(frame.ConnectTrailer))
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := f.pass(raw); err != nil {
+		if err := f.pass(member, raw); err != nil {
 			return err
 		}
 		if member == frame.ConnectError {
@@ -211,7 +228,14 @@ func (f *forwarding) answer() error {
 }
 
 // pass sends a frame of the agent on.
-func (f *forwarding) pass(raw mem.BufferSlice) error {
+func (f *forwarding) pass(member protowire.Number, raw mem.BufferSlice) error {
+	if f.series && (member == frame.ConnectHeader || member == frame.ConnectTrailer) {
+		raw.Free()
+		return nil
+	}
+	if f.series {
+		return f.passInSeries(raw)
+	}
 	if err := f.sayReady(); err != nil {
 		raw.Free()
 		return err
@@ -286,10 +310,8 @@ func (f *forwarding) pump() {
 
 // carry passes the request's messages on.
 func (f *forwarding) carry() {
-	total := 0
 	for {
-		raw := frame.Raw{}
-		err := f.stream.RecvMsg(&raw)
+		msg, err := f.next()
 		if errors.Is(err, io.EOF) {
 			_ = f.use(func() error {
 				f.closed = true
@@ -300,18 +322,28 @@ func (f *forwarding) carry() {
 		if err != nil {
 			return // the end of the stream's context is seen elsewhere
 		}
-		if total += raw.Data.Len(); total > eagerBytes && f.sayReady() != nil {
-			raw.Data.Free()
+		if f.taken += msg.Len(); f.taken > eagerBytes && f.sayReady() != nil {
+			msg.Free()
 			return
 		}
-		err = f.use(func() error { return f.tunnel.Send(raw.Data) })
+		err = f.use(func() error { return f.tunnel.Send(msg) })
 		if errors.Is(err, errOver) {
-			raw.Data.Free()
+			msg.Free()
 		}
 		if err != nil {
 			return // the agent's answer, or its loss, is seen by who reads it
 		}
 	}
+}
+
+// next receives a message of the request; io.EOF: that was all.
+func (f *forwarding) next() (mem.BufferSlice, error) {
+	if f.series {
+		return f.nextInSeries()
+	}
+	raw := frame.Raw{}
+	err := f.stream.RecvMsg(&raw)
+	return raw.Data, err
 }
 
 var errOver = errors.New("the request is over")

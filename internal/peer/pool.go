@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
 	"gitlab.com/agentk/agentk/internal/fault"
@@ -68,6 +70,10 @@ type conn struct {
 	client *grpc.ClientConn
 	users  int
 	unused time.Time
+	// idle are series that wait for a request.
+	idle []*series
+	// serial: the replica serves series.
+	serial atomic.Bool
 }
 
 // NewPool returns a Pool without connections.
@@ -83,6 +89,10 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
 	for _, c := range p.conns {
+		for _, s := range c.idle {
+			s.cut()
+		}
+		c.idle = nil
 		_ = c.client.Close()
 	}
 	p.mu.Unlock()
@@ -206,7 +216,7 @@ func (p *Pool) Ask(ctx context.Context, url string, q Request) (*Stream, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Stream{pool: p, conn: c, url: url, last: memberNoTunnel, eager: q.Eager}
+	s := &Stream{pool: p, conn: c, at: replica(url), last: memberNoTunnel, eager: q.Eager}
 	// The stream may outlive ctx by its end, which has to be read.
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
@@ -224,9 +234,39 @@ func (p *Pool) Ask(ctx context.Context, url string, q Request) (*Stream, error) 
 	s.stream, err = c.client.NewStream(metadata.NewOutgoingContext(streamCtx, md), bidirectional, "/"+q.Service+"/"+q.Method)
 	if err != nil {
 		s.Finish(false)
-		return nil, s.failure(err)
+		return nil, s.at.failure(err)
 	}
 	return s, nil
+}
+
+// Begin begins a request at the replica at url without asking whether it has a stream of the agent, in a series or, where the replica
+// is not known to serve any, in a stream of its own.
+func (p *Pool) Begin(ctx context.Context, url string, q Request) (Begun, error) {
+	c, err := p.acquire(url)
+	if err != nil {
+		return nil, err
+	}
+	if c.serial.Load() {
+		return &Turn{pool: p, conn: c, at: replica(url), ctx: ctx, held: openingInfo(q)}, nil
+	}
+	defer p.release(c)
+	q.Eager = true
+	return p.Ask(ctx, url, q)
+}
+
+// Begun is a request that was sent without asking: a Stream or a Turn.
+type Begun interface {
+	// Wait waits for the word of the other replica. ready: it has begun. ErrRefused: it has not. Other errors leave it open.
+	Wait() (ready bool, err error)
+	// Lost is the failure of a request that is left open, made of the error of Wait.
+	Lost(err error) error
+	// URL is where the other replica is.
+	URL() string
+
+	Send(msg mem.BufferSlice) error
+	CloseSend() error
+	Recv() (mem.BufferSlice, error)
+	Finish(done bool)
 }
 
 var bidirectional = &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}

@@ -82,7 +82,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, gateway: &gateway{registry: cfg.Registry}, panics: prometheus.NewCounter(prometheus.CounterOpts{
+	s := &Server{cfg: cfg, panics: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kas_private_api_panics_total",
 		Help: "Calls of other replicas that ended in a panic",
 	})}
@@ -91,9 +91,11 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	guard := jwtauth.NewGuard(verifier, cfg.Log)
-	var bulk []string
+	s.gateway = &gateway{registry: cfg.Registry, served: map[string]struct{}{}, survive: s.survive, stopping: make(chan struct{})}
+	bulk := []string{seriesPath}
 	for service, methods := range cfg.Methods {
 		for _, method := range methods {
+			s.gateway.served["/"+service+"/"+method] = struct{}{}
 			bulk = append(bulk, "/"+service+"/"+method)
 		}
 	}
@@ -111,6 +113,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		}
 		s.grpc.RegisterService(desc, nil)
 	}
+	s.grpc.RegisterService(&grpc.ServiceDesc{ServiceName: seriesService, Streams: []grpc.StreamDesc{
+		{StreamName: seriesMethod, Handler: s.gateway.serveSeries, ClientStreams: true, ServerStreams: true},
+	}}, nil)
 	metrics.InitializeMetrics(s.grpc)
 	return s, nil
 }
@@ -165,6 +170,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // stop ends all calls. Handlers end with their streams, so that they need no bound of their own.
 func (s *Server) stop() {
+	close(s.gateway.stopping)
 	graceful := make(chan struct{})
 	go func() {
 		defer close(graceful)

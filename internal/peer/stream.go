@@ -13,10 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	apikas "gitlab.com/agentk/agentk/api/kas"
-	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/frame"
-	"gitlab.com/agentk/agentk/internal/httpgrpc"
 )
 
 // drainTimeout is how long the other kas may take to end its side after an exchange is over.
@@ -27,7 +24,7 @@ const drainTimeout = 15 * time.Second
 type Stream struct {
 	pool   *Pool
 	conn   *conn
-	url    string
+	at     replica
 	stream grpc.ClientStream
 	cancel context.CancelFunc
 	// disown unties the stream from the context it hangs on; false: that has ended already.
@@ -42,13 +39,10 @@ type Stream struct {
 var ErrRefused = errors.New("the other kas has no stream free")
 
 // URL is where the other replica is.
-func (s *Stream) URL() string { return s.url }
+func (s *Stream) URL() string { return string(s.at) }
 
 // Lost is the failure of an eager request of which nobody knows whether it has begun, made of the error of Wait.
-func (s *Stream) Lost(err error) error {
-	st := status.Convert(err)
-	return lost{fault.New(fault.Unavailable, fault.OtherKas, "other kas at %s ended the request before its answer was complete: %s", s.url, st.Message())}
-}
+func (s *Stream) Lost(err error) error { return s.at.lost(err) }
 
 // Wait waits for the next word of the other replica. ready: it holds a stream of the agent for this request. Otherwise it has
 // none yet, and Wait may be called again. io.EOF: it has waited long enough, it may be asked anew. Other errors are faults:
@@ -62,20 +56,31 @@ func (s *Stream) Wait() (ready bool, err error) {
 		case s.eager, errors.Is(err, io.EOF):
 			return false, err
 		}
-		return false, s.refusal(err)
+		return false, s.at.refusal(err)
 	}
 	defer raw.Data.Free()
 	member, err := frame.Member(raw.Data, memberNoTunnel)
 	switch {
 	case err == nil && member == memberReady:
 		s.last = memberReady
+		s.noteOffer()
 		return true, nil
 	case err == nil && member == memberNoTunnel && s.eager:
 		return false, ErrRefused
 	case err == nil && member == memberNoTunnel:
 		return false, nil
 	default:
-		return false, s.breach("it answered before it had a stream")
+		return false, s.at.breach("it answered before it had a stream")
+	}
+}
+
+// noteOffer notes whether the replica serves series.
+func (s *Stream) noteOffer() {
+	if s.conn.serial.Load() {
+		return
+	}
+	if md, err := s.stream.Header(); err == nil && len(md[metaSeries]) > 0 {
+		s.conn.serial.Store(true)
 	}
 }
 
@@ -98,7 +103,7 @@ func (s *Stream) Send(msg mem.BufferSlice) error {
 		return err // the call is over, Recv knows why
 	}
 	if err != nil {
-		return s.failure(err)
+		return s.at.failure(err)
 	}
 	return nil
 }
@@ -106,7 +111,7 @@ func (s *Stream) Send(msg mem.BufferSlice) error {
 // CloseSend says that no request message follows.
 func (s *Stream) CloseSend() error {
 	if err := s.stream.CloseSend(); err != nil {
-		return s.failure(err)
+		return s.at.failure(err)
 	}
 	return nil
 }
@@ -122,18 +127,18 @@ func (s *Stream) Recv() (mem.BufferSlice, error) {
 		member, err := frame.Member(raw.Data, memberNoTunnel)
 		if err != nil || !follows(s.last, member) {
 			raw.Data.Free()
-			return nil, s.breach("message out of order or malformed")
+			return nil, s.at.breach("message out of order or malformed")
 		}
 		s.last = member
 		switch member {
 		case frame.ConnectMessage:
 			payload, err := frame.Unwrap(raw.Data, frame.ConnectMessage)
 			if err != nil {
-				return nil, s.breach(err.Error())
+				return nil, s.at.breach(err.Error())
 			}
 			return payload, nil
 		case frame.ConnectError:
-			return nil, s.callError(raw.Data)
+			return nil, s.at.callError(raw.Data)
 		default: // header and trailer metadata has no reader
 			raw.Data.Free()
 		}
@@ -154,61 +159,12 @@ func follows(last, next protowire.Number) bool {
 	}
 }
 
-// callError returns the status that the agent's Error message carries.
-func (s *Stream) callError(data mem.BufferSlice) error {
-	defer data.Free()
-	answer := &apikas.GatewayKasResponse{}
-	if err := frame.Unmarshal(data, answer); err != nil {
-		return s.breach(err.Error())
-	}
-	st := answer.GetError().GetStatus()
-	if st == nil || st.Code == int32(codes.OK) {
-		return s.breach("error without a status")
-	}
-	return status.ErrorProto(st)
-}
-
 // ended explains the end of a call that was started.
 func (s *Stream) ended(err error) error {
-	if errors.Is(err, io.EOF) {
-		if s.last == frame.ConnectTrailer || s.last == frame.ConnectError {
-			return io.EOF
-		}
-		return s.breach("it ended the call before its trailer")
+	if errors.Is(err, io.EOF) && (s.last == frame.ConnectTrailer || s.last == frame.ConnectError) {
+		return io.EOF
 	}
-	switch st := status.Convert(err); st.Code() {
-	case codes.Canceled: // in the words of the other kas, which has lost the agent
-		return lost{fault.New(fault.Canceled, fault.Agent, "%s", st.Message())}
-	case codes.Unavailable:
-		return lost{fault.New(fault.Unavailable, fault.OtherKas, "other kas at %s ended the request before its answer was complete: %s", s.url, st.Message())}
-	case codes.InvalidArgument:
-		return err
-	default:
-		return s.failure(err)
-	}
-}
-
-// refusal explains why there will be no call.
-func (s *Stream) refusal(err error) error {
-	st := status.Convert(err)
-	switch st.Code() {
-	case codes.ResourceExhausted:
-		return &fault.Error{Kind: fault.ResourceExhausted, Hop: fault.Agent, Msg: st.Message(), RetryAfter: time.Second}
-	case codes.InvalidArgument:
-		return fault.New(fault.InvalidArgument, fault.Agent, "%s", st.Message())
-	default:
-		return s.failure(err)
-	}
-}
-
-// failure is what went wrong with the other replica.
-func (s *Stream) failure(err error) error {
-	st := status.Convert(err)
-	return fault.New(fault.KindOf(st.Err()), fault.OtherKas, "other kas at %s: %s", s.url, st.Message())
-}
-
-func (s *Stream) breach(what string) error {
-	return fault.New(fault.InvalidArgument, fault.OtherKas, "other kas at %s broke the protocol: %s", s.url, what)
+	return s.at.ended(err)
 }
 
 // Finish gives the stream back, once, after Send and Recv have returned. done: the exchange ended in order; what the other
@@ -239,11 +195,3 @@ func (s *Stream) drain() {
 	s.cancel()
 	s.pool.release(s.conn)
 }
-
-// lost is a fault that says that the agent, or the replica that holds it, was lost on the way.
-type lost struct{ fault *fault.Error }
-
-func (e lost) Error() string              { return e.GRPCStatus().Err().Error() }
-func (e lost) GRPCStatus() *status.Status { return e.fault.GRPCStatus() }
-func (e lost) Unwrap() error              { return e.fault }
-func (lost) Is(target error) bool         { return target == httpgrpc.ErrLost }

@@ -23,7 +23,7 @@ type eagerCall struct {
 	ctx    context.Context // of the request: for the search that may follow
 	q      Request
 	watch  *watch
-	stream *peer.Stream
+	stream peer.Begun
 	// settled is closed when it is known who serves the call.
 	settled chan struct{}
 
@@ -49,7 +49,7 @@ func (r *Router) eager(ctx context.Context, q Request) candidate {
 		r.watches.put(w)
 		return nil
 	}
-	stream, err := r.cfg.Others.Peers.Ask(ctx, url, q.toPeer(true))
+	stream, err := r.cfg.Others.Peers.Begin(ctx, url, q.toPeer())
 	if err != nil {
 		w.cool()
 		r.watches.put(w)

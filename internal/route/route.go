@@ -42,11 +42,12 @@ type Request struct {
 }
 
 // toPeer is the request as another kas gets it.
-func (q Request) toPeer(eager bool) peer.Request {
-	return peer.Request{AgentID: q.AgentID, Service: q.Service, Method: q.Method, Require: q.Require, Meta: q.Meta, Eager: eager}
+func (q Request) toPeer() peer.Request {
+	return peer.Request{AgentID: q.AgentID, Service: q.Service, Method: q.Method, Require: q.Require, Meta: q.Meta}
 }
 
-// Call is a stream that the call's method was sent on.
+// Call is a stream that the call's method was sent on. Towards another kas the method, and what follows, may be held until CloseSend or
+// Recv is called.
 type Call interface {
 	httpgrpc.RequesterStream
 	// Finish gives the stream back; it is called exactly once, after Send and Recv have returned. done: the exchange ended in

@@ -88,19 +88,27 @@ func TestOpen_WhatTheAgentIsTold(t *testing.T) {
 	q := request()
 	q.Require = []string{extension}
 	q.Meta = metadata.Pairs("traceparent", "trace", "user-agent", "us", "agentk-own", "x", "kas-hop-own", "y", "authorization", "Bearer secret", "other", "z")
-	call, err := a.router.Open(ctx(t), q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer call.Finish(false)
-	md := <-told
-	for name := range md {
-		if strings.HasPrefix(name, "kas-hop-") || name == "authorization" || name == "other" || strings.HasPrefix(name, ":") {
-			t.Errorf("the agent is told %s: %v", name, md[name])
+	for range 2 { // the first one asks, the second one is sent without asking
+		call, err := a.router.Open(ctx(t), q)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if err := call.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		md := <-told
+		for name := range md {
+			if strings.HasPrefix(name, "kas-hop-") || name == "authorization" || name == "other" || strings.HasPrefix(name, ":") {
+				t.Errorf("the agent is told %s: %v", name, md[name])
+			}
+		}
+		if md["traceparent"][0] != "trace" || md["agentk-own"][0] != "x" {
+			t.Errorf("the agent is told %v", md)
+		}
+		call.Finish(false)
 	}
-	if md["traceparent"][0] != "trace" || md["agentk-own"][0] != "x" {
-		t.Errorf("the agent is told %v", md)
+	if b.series() != 1 {
+		t.Error("the second request did not come in a series")
 	}
 }
 
@@ -180,7 +188,11 @@ func TestOpen_FirstReplicaWithAStreamWins(t *testing.T) {
 	eventually(t, "both streams are parked", func() bool { return b.registry.Presence(agentID).Idle == 2 })
 	var held []Call
 	for range 2 {
-		held = append(held, a.open(ctx(t)))
+		call := a.open(ctx(t))
+		if err := call.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, call)
 	}
 	eventually(t, "both streams are in use", func() bool { return b.registry.Presence(agentID).Busy == 2 })
 	// The only holder is saturated.
@@ -334,9 +346,14 @@ func TestOpen_EagerRequestIsLostWithItsKas(t *testing.T) {
 	if err := call.Send(text("stay")); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := call.Recv()
+		ended <- err
+	}()
 	eventually(t, "the request has begun", func() bool { return b.registry.Presence(agentID).Busy == 1 })
 	b.kill()
-	if _, err := call.Recv(); !errors.Is(err, httpgrpc.ErrLost) || fault.HopOf(err) != fault.OtherKas {
+	if err := <-ended; !errors.Is(err, httpgrpc.ErrLost) || fault.HopOf(err) != fault.OtherKas {
 		t.Errorf("got %v", err)
 	}
 	call.Finish(false)

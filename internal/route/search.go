@@ -297,7 +297,7 @@ func (s *search) attempt(url string) {
 
 // askOnce asks a replica. io.EOF: it has waited long enough. The stream that is returned hangs on the request's context.
 func (s *search) askOnce(url string) (*peer.Stream, error) {
-	stream, err := s.r.cfg.Others.Peers.Ask(s.within, url, s.q.toPeer(false))
+	stream, err := s.r.cfg.Others.Peers.Ask(s.within, url, s.q.toPeer())
 	if err != nil {
 		return nil, err
 	}
