@@ -60,7 +60,7 @@ func New(cfg Config) (*Client, error) {
 	if c.impersonatesItself() && c.self.UserName == "" {
 		return nil, errors.New("impersonation by the agent's own configuration needs a user name (--as)")
 	}
-	if c.own, err = newLane(ownCredentials(cfg.REST)); err != nil {
+	if c.own, err = newLane(c.base, ownCredentials(cfg.REST)); err != nil {
 		return nil, fmt.Errorf("connection to the API server: %w", err)
 	}
 	if cfg.ImpersonationServiceAccount == "" && cfg.ImpersonationTokenFile == "" {
@@ -69,7 +69,7 @@ func New(cfg Config) (*Client, error) {
 	if c.impersonatesItself() {
 		return nil, errors.New("an impersonation account and impersonation by the agent's own configuration (--as) exclude each other")
 	}
-	if c.identities, err = newLane(noCredentials(cfg.REST)); err != nil {
+	if c.identities, err = newLane(c.base, noCredentials(cfg.REST)); err != nil {
 		return nil, fmt.Errorf("connection to the API server: %w", err)
 	}
 	switch {
