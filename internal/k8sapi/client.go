@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"k8s.io/client-go/rest"
 
-	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/secretfile"
@@ -36,8 +35,9 @@ type Client struct {
 	// base is the scheme and host of the API server.
 	base *url.URL
 	// self is the identity that the agent's own configuration impersonates.
-	self rest.ImpersonationConfig
-	own  *lane
+	self  rest.ImpersonationConfig
+	known knownIdentities
+	own   *lane
 	// identities is the lane of requests with an identity from kas, and tokens its credentials; nil without an impersonation
 	// account.
 	identities *lane
@@ -109,17 +109,15 @@ func (c *Client) RoundTrip(req *http.Request, extra *anypb.Any) (*http.Response,
 }
 
 func (c *Client) perform(req *http.Request, extra *anypb.Any) (*http.Response, error) {
-	h := &kubernetesapi.HeaderExtra{}
-	if extra != nil {
-		if err := extra.UnmarshalTo(h); err != nil {
-			return nil, refuse("extra of the request header: %v", err)
-		}
-	}
-	out, err := c.prepare(req, h.GetEscapedPath())
+	said, err := c.known.read(extra)
 	if err != nil {
 		return nil, err
 	}
-	source, err := c.impersonate(out.Header, h.GetImpConfig())
+	out, err := c.prepare(req, said.escapedPath)
+	if err != nil {
+		return nil, err
+	}
+	source, err := c.impersonate(out.Header, said)
 	if err != nil {
 		return nil, err
 	}
