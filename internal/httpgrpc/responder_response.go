@@ -49,13 +49,22 @@ func (x *served) respond(resp *http.Response) error {
 // respondTogether passes on an answer whose body is short and of known length. Who answers like that has mostly sent it whole, so that
 // the head waits a moment for it: they go out together, as one write.
 func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) (err error) {
-	held := hold(x.stream, head)
+	held := hold(x.stream, head, arrived(resp))
 	defer func() { // also when reading the body panics: nothing may be sent beside what the stream's owner then says
 		if sendErr := held.release(); sendErr != nil {
 			err = sendErr
 		}
 	}()
 	return x.respondBody(resp, held)
+}
+
+// arrived says whether a body of known length is here already, so that reading it does not wait, as far as the body can tell.
+func arrived(resp *http.Response) bool {
+	if resp.Body == http.NoBody {
+		return true
+	}
+	b, ok := resp.Body.(interface{ Buffered() int })
+	return ok && int64(b.Buffered()) >= resp.ContentLength
 }
 
 // respondBody passes on what follows the head.

@@ -154,6 +154,15 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Buffered returns how many bytes can be read without waiting; a body of known length is here if it is no longer than that. It must not
+// be called during a Read.
+func (b *body) Buffered() int {
+	if b.state.Load() != open {
+		return 0
+	}
+	return b.in.Buffered()
+}
+
 // Close implements io.Closer. It may be called during a Read, which it ends.
 func (b *body) Close() error {
 	b.end(closed)

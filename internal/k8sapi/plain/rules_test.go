@@ -163,3 +163,22 @@ func TestTakes(t *testing.T) {
 		}
 	}
 }
+
+// A small answer is here with its head.
+func TestBody_Buffered(t *testing.T) {
+	c, _ := dial(t, answer(1, ok))
+	resp, err := c.RoundTrip(c.request("GET"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := resp.Body.(*body)
+	if n := b.Buffered(); n != 2 {
+		t.Errorf("%d bytes are here", n)
+	}
+	if _, err := io.ReadAll(b); err != nil {
+		t.Error(err)
+	}
+	if n := b.Buffered(); n != 0 {
+		t.Errorf("%d bytes are left", n)
+	}
+}
