@@ -23,7 +23,7 @@ const (
 	dialTimeout         = 30 * time.Second
 	tcpKeepAlive        = 30 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
-	// maxQuick bounds the HTTP/1.1 connections for plain requests. They stay open for the next ones, and those that a burst leaves
+	// maxQuick bounds the HTTP/1.1 connections for requests that are soon over. They stay open for the next ones, and those that a burst leaves
 	// behind, each with its buffers, not for longer than quickIdle; a shared one, which carries everything, may wait for longer.
 	maxQuick   = 64
 	quickIdle  = 20 * time.Second
@@ -38,10 +38,10 @@ const (
 
 // lane is one set of credentials with its connections. None asks for compression on its own: what the client accepts decides.
 type lane struct {
-	// quick carries plain requests one at a time per connection: an HTTP/1.1 request costs the API server and the agent less than
-	// one over HTTP/2. free bounds them; what lasts (a watch, a followed log) or exceeds the bound goes to shared.
-	// plain is the way of those without a body, which need even less.
-	quick, plain http.RoundTripper
+	// plain carries requests without a body that are soon over, one at a time per HTTP/1.1 connection, which costs the API server and the
+	// agent less than HTTP/2; quick does so for those that plainPool does not take. free bounds both; what lasts (a watch, a followed
+	// log) or exceeds the bound goes to shared.
+	plain, quick http.RoundTripper
 	plainPool    *plain.Pool
 	free         chan struct{}
 	// shared carries any number of requests over one HTTP/2 connection, where the server speaks it.

@@ -7,7 +7,8 @@
 //
 // Parsing stays net/http's (http.ReadResponse), TLS crypto/tls's. What is left is small, and these are its rules:
 //
-//   - What may come here is said in one place, Takes and New. Everything else belongs to a Transport.
+//   - Takes says which requests may come here. Everything else belongs to a Transport, and so does all that goes to a server which is
+//     not reached straight and by TLS: for that there is no Pool.
 //   - A connection has one exchange at a time. It is kept if the answer was read to its end, neither side asked to close, nothing was
 //     left over and the context did not end; otherwise it is closed.
 //   - Nobody reads a kept connection. Before its next use it is looked at (see conn.quiet): if anything has come in, be it the server's
