@@ -113,7 +113,7 @@ func (c *Client) perform(req *http.Request, extra *anypb.Any) (*http.Response, e
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.prepare(req, said.escapedPath)
+	out, err := c.prepare(req, said)
 	if err != nil {
 		return nil, err
 	}

@@ -228,7 +228,7 @@ func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // lasts says whether the answer to a request goes on until somebody ends it.
 func lasts(req *http.Request) bool {
-	if req.URL.RawQuery == "" {
+	if !httpgrpc.MayAsk(req.URL.RawQuery, "watch") && !httpgrpc.MayAsk(req.URL.RawQuery, "follow") {
 		return false
 	}
 	query := req.URL.Query()
