@@ -2,6 +2,7 @@ package plain
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -95,6 +96,22 @@ func TestPool_TLS(t *testing.T) {
 	cfg.TLS.ServerName = "other.test"
 	if _, _, err := newClient(t, cfg).do("GET"); err == nil || !strings.Contains(err.Error(), "other.test") {
 		t.Error(err)
+	}
+}
+
+// Looking at a kept connection works with either version: one sends session tickets after the handshake, the other does not.
+func TestPool_TLSVersions(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		s := serve(t, answer(3, ok))
+		cfg := s.config()
+		cfg.TLS.MinVersion, cfg.TLS.MaxVersion = version, version
+		c := newClient(t, cfg)
+		for range 3 {
+			if resp := c.want("GET", 200, "ok"); resp.TLS.Version != version {
+				t.Errorf("version %x", resp.TLS.Version)
+			}
+		}
+		s.connections(t, 1)
 	}
 }
 
