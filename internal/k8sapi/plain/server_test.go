@@ -59,7 +59,7 @@ type server struct {
 	accepted atomic.Int64
 }
 
-func serve(t *testing.T, scripts ...script) *server {
+func serve(t testing.TB, scripts ...script) *server {
 	t.Helper()
 	source := httptest.NewUnstartedServer(nil)
 	source.StartTLS()
