@@ -125,16 +125,19 @@ func (b bufferedBody) Buffered() int          { return int(b) }
 
 func TestArrived(t *testing.T) {
 	for name, tc := range map[string]struct {
-		body io.ReadCloser
-		want bool
+		body   io.ReadCloser
+		length int64
+		want   bool
 	}{
-		"none":    {http.NoBody, true},
-		"whole":   {bufferedBody(8), true},
-		"more":    {bufferedBody(9), true},
-		"half":    {bufferedBody(7), false},
-		"unknown": {io.NopCloser(strings.NewReader("12345678")), false},
+		"none":            {http.NoBody, 8, true},
+		"whole":           {bufferedBody(8), 8, true},
+		"some":            {bufferedBody(1), 8, true},
+		"not yet":         {bufferedBody(0), 8, false},
+		"begun chunk":     {bufferedBody(chunkHead), -1, true},
+		"announced chunk": {bufferedBody(6), -1, false},
+		"cannot be said":  {io.NopCloser(strings.NewReader("12345678")), 8, false},
 	} {
-		if got := arrived(&http.Response{Body: tc.body, ContentLength: 8}); got != tc.want {
+		if got := arrived(&http.Response{Body: tc.body, ContentLength: tc.length}); got != tc.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

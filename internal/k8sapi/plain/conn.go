@@ -154,8 +154,8 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Buffered returns how many bytes can be read without waiting; a body of known length is here if it is no longer than that. It must not
-// be called during a Read.
+// Buffered returns how many bytes that follow the head are here already, with what frames the chunks of a chunked body. It must not be
+// called during a Read.
 func (b *body) Buffered() int {
 	if b.state.Load() != open {
 		return 0
