@@ -12,7 +12,9 @@ const holdTime = time.Millisecond
 
 // heldSender holds its first message until the next one is sent or holdTime has passed.
 type heldSender struct {
-	to    Sender
+	to Sender
+	// timer is nil when the next message does not wait for anybody. A timer for each short answer would wake a thread of a process that
+	// has little to do, twice.
 	timer *time.Timer
 
 	// mu keeps the timer's Send apart from the others. held is the first message until it is sent; err says how that went.
@@ -21,10 +23,12 @@ type heldSender struct {
 	err  error
 }
 
-// hold returns a Sender that has first to send. Its release has to be called in the end.
-func hold(to Sender, first mem.BufferSlice) *heldSender {
+// hold returns a Sender that has first to send. Its release has to be called in the end. ready: so will be the next message.
+func hold(to Sender, first mem.BufferSlice, ready bool) *heldSender {
 	h := &heldSender{to: to, held: first}
-	h.timer = time.AfterFunc(holdTime, func() { _ = h.flush() })
+	if !ready {
+		h.timer = time.AfterFunc(holdTime, func() { _ = h.flush() })
+	}
 	return h
 }
 
@@ -39,7 +43,9 @@ func (h *heldSender) Send(msg mem.BufferSlice) error {
 
 // release sends what is still held. Afterwards nothing is under way, and the same answer is given again.
 func (h *heldSender) release() error {
-	h.timer.Stop()
+	if h.timer != nil {
+		h.timer.Stop()
+	}
 	return h.flush()
 }
 

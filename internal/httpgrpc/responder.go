@@ -24,8 +24,9 @@ type Performer interface {
 	// RoundTrip performs req under the rules of http.RoundTripper, with these additions. The URL of req has a path and a query
 	// only; where it goes is the Performer's decision. The context of req lives until the answer has been passed on. extra is
 	// the part of the request header that is specific to the called service, nil if there is none. The Body of an answer 101
-	// is an io.ReadWriteCloser whose Close ends pending reads and writes. An error that is a gRPC status or a fault reaches
-	// the requester as it is; its text is shown to users and names the hop.
+	// is an io.ReadWriteCloser whose Close ends pending reads and writes. A Body may have a method Buffered() int that says how
+	// many bytes of it have come already, with the framing of chunks. An error that is a gRPC status or a fault reaches the
+	// requester as it is; its text is shown to users and names the hop.
 	RoundTrip(req *http.Request, extra *anypb.Any) (*http.Response, error)
 }
 

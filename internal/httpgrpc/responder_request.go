@@ -19,11 +19,16 @@ import (
 
 // Watches says whether a request asks for events until somebody ends it.
 func Watches(r *http.Request) bool {
-	if r.URL.RawQuery == "" {
+	if r.Method != http.MethodGet || !MayAsk(r.URL.RawQuery, "watch") {
 		return false
 	}
 	watch, err := strconv.ParseBool(r.URL.Query().Get("watch"))
-	return r.Method == http.MethodGet && err == nil && watch
+	return err == nil && watch
+}
+
+// MayAsk says whether a query may have a key, without decoding it: most requests ask for nothing.
+func MayAsk(rawQuery, key string) bool {
+	return strings.Contains(rawQuery, key) || strings.Contains(rawQuery, "%") // which may hide it
 }
 
 // requestFrames reads HttpRequest frames and holds them to their order: header, data*, trailer, then the half-close or, for an

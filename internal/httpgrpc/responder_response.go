@@ -20,6 +20,8 @@ const (
 	maxChunk = 32 << 10
 	// idleChunk is what a read may use while little data comes.
 	idleChunk = 4 << 10
+	// chunkHead is longer than what announces a chunk: whoever has so much of a chunked body has some of its data.
+	chunkHead = 32
 	// smallRead is up to which size a read is copied out of its buffer instead of giving the buffer away.
 	smallRead = 1 << 10
 )
@@ -34,8 +36,9 @@ func (x *served) respond(resp *http.Response) error {
 	if err != nil {
 		return err
 	}
-	if !switching && resp.ContentLength >= 0 && resp.ContentLength <= maxChunk {
-		return x.respondTogether(head, resp)
+	ready := !switching && arrived(resp)
+	if ready || !switching && resp.ContentLength >= 0 && resp.ContentLength <= maxChunk {
+		return x.respondTogether(head, resp, ready)
 	}
 	if err := x.stream.Send(head); err != nil {
 		return err
@@ -46,16 +49,31 @@ func (x *served) respond(resp *http.Response) error {
 	return x.respondBody(resp, x.stream)
 }
 
-// respondTogether passes on an answer whose body is short and of known length. Who answers like that has mostly sent it whole, so that
-// the head waits a moment for it: they go out together, as one write.
-func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response) (err error) {
-	held := hold(x.stream, head)
+// respondTogether passes on an answer whose body has begun to arrive, or is short and of known length. Who answers like that has mostly
+// sent it whole, so that the head waits a moment for it: they go out together, as one write.
+func (x *served) respondTogether(head mem.BufferSlice, resp *http.Response, ready bool) (err error) {
+	held := hold(x.stream, head, ready)
 	defer func() { // also when reading the body panics: nothing may be sent beside what the stream's owner then says
 		if sendErr := held.release(); sendErr != nil {
 			err = sendErr
 		}
 	}()
 	return x.respondBody(resp, held)
+}
+
+// arrived says whether the first read of a body will not wait, as far as the body can tell.
+func arrived(resp *http.Response) bool {
+	if resp.Body == http.NoBody {
+		return true
+	}
+	b, ok := resp.Body.(interface{ Buffered() int })
+	if !ok {
+		return false
+	}
+	if resp.ContentLength < 0 {
+		return b.Buffered() >= chunkHead
+	}
+	return b.Buffered() > 0
 }
 
 // respondBody passes on what follows the head.

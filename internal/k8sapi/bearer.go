@@ -2,6 +2,7 @@ package k8sapi
 
 import (
 	"net/http"
+	"sync/atomic"
 
 	"k8s.io/client-go/transport"
 )
@@ -12,6 +13,14 @@ type bearer struct {
 	static string
 	// fresh reads it from its file, rarely; nil: there is only static.
 	fresh func() (string, error)
+	// last is the header of the last request.
+	last atomic.Pointer[bearerHeader]
+}
+
+// bearerHeader is the header that says token. It is not changed.
+type bearerHeader struct {
+	token string
+	value []string
 }
 
 // takeBearer moves the token of a configuration, if there is one, to a bearer.
@@ -51,5 +60,10 @@ func (b *bearer) authorize(h http.Header) {
 			token = now
 		}
 	}
-	h.Set("Authorization", "Bearer "+token)
+	last := b.last.Load()
+	if last == nil || last.token != token {
+		last = &bearerHeader{token: token, value: []string{"Bearer " + token}}
+		b.last.Store(last)
+	}
+	h["Authorization"] = last.value
 }

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"k8s.io/client-go/rest"
 
-	"gitlab.com/agentk/agentk/api/kubernetesapi"
 	"gitlab.com/agentk/agentk/internal/fault"
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/secretfile"
@@ -36,8 +35,9 @@ type Client struct {
 	// base is the scheme and host of the API server.
 	base *url.URL
 	// self is the identity that the agent's own configuration impersonates.
-	self rest.ImpersonationConfig
-	own  *lane
+	self  rest.ImpersonationConfig
+	known knownIdentities
+	own   *lane
 	// identities is the lane of requests with an identity from kas, and tokens its credentials; nil without an impersonation
 	// account.
 	identities *lane
@@ -60,7 +60,7 @@ func New(cfg Config) (*Client, error) {
 	if c.impersonatesItself() && c.self.UserName == "" {
 		return nil, errors.New("impersonation by the agent's own configuration needs a user name (--as)")
 	}
-	if c.own, err = newLane(ownCredentials(cfg.REST)); err != nil {
+	if c.own, err = newLane(c.base, ownCredentials(cfg.REST)); err != nil {
 		return nil, fmt.Errorf("connection to the API server: %w", err)
 	}
 	if cfg.ImpersonationServiceAccount == "" && cfg.ImpersonationTokenFile == "" {
@@ -69,7 +69,7 @@ func New(cfg Config) (*Client, error) {
 	if c.impersonatesItself() {
 		return nil, errors.New("an impersonation account and impersonation by the agent's own configuration (--as) exclude each other")
 	}
-	if c.identities, err = newLane(noCredentials(cfg.REST)); err != nil {
+	if c.identities, err = newLane(c.base, noCredentials(cfg.REST)); err != nil {
 		return nil, fmt.Errorf("connection to the API server: %w", err)
 	}
 	switch {
@@ -109,17 +109,15 @@ func (c *Client) RoundTrip(req *http.Request, extra *anypb.Any) (*http.Response,
 }
 
 func (c *Client) perform(req *http.Request, extra *anypb.Any) (*http.Response, error) {
-	h := &kubernetesapi.HeaderExtra{}
-	if extra != nil {
-		if err := extra.UnmarshalTo(h); err != nil {
-			return nil, refuse("extra of the request header: %v", err)
-		}
-	}
-	out, err := c.prepare(req, h.GetEscapedPath())
+	said, err := c.known.read(extra)
 	if err != nil {
 		return nil, err
 	}
-	source, err := c.impersonate(out.Header, h.GetImpConfig())
+	out, err := c.prepare(req, said)
+	if err != nil {
+		return nil, err
+	}
+	source, err := c.impersonate(out.Header, said)
 	if err != nil {
 		return nil, err
 	}

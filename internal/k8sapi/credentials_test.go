@@ -1,6 +1,8 @@
 package k8sapi
 
 import (
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,5 +74,41 @@ func TestClient_Own(t *testing.T) {
 	n, _ := resp.Body.Read(b)
 	if got := string(b[:n]); got != "Authorization: Bearer agent-token\nImpersonate-User: self" {
 		t.Error(got)
+	}
+}
+
+// A header is made once for a token, and anew for another; one that cannot be read leaves the first token in use.
+func TestBearer_Fresh(t *testing.T) {
+	var token string
+	var err error
+	b := &bearer{static: "first", fresh: func() (string, error) { return token, err }}
+	for _, tc := range []struct {
+		token string
+		err   error
+		want  string
+	}{{"a", nil, "a"}, {"a", nil, "a"}, {"b", nil, "b"}, {"", errors.New("gone"), "first"}, {"b", nil, "b"}} {
+		token, err = tc.token, tc.err
+		h := http.Header{}
+		b.authorize(h)
+		if got := h.Get("Authorization"); got != "Bearer "+tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
+		h.Add("Authorization", "more") // of this request only
+	}
+	h := http.Header{"Authorization": {"own"}}
+	if b.authorize(h); h.Get("Authorization") != "own" {
+		t.Error(h)
+	}
+}
+
+func TestLasts(t *testing.T) {
+	for query, want := range map[string]bool{
+		"": false, "watch=1": true, "watch=0": false, "follow=true": true, "follow=false": false, "a=watch": false, "w%61tch=1": true, "limit=5&watch": false,
+		"fieldSelector=a%3Db": false, "fieldSelector=a%3Db&watch=true": true,
+	} {
+		req := get(t, "/")
+		if req.URL.RawQuery = query; lasts(req) != want {
+			t.Errorf("%q: %v", query, !want)
+		}
 	}
 }

@@ -30,12 +30,12 @@ const (
 )
 
 // impersonate makes h carry the identity of the only source that has one, and says which.
-func (c *Client) impersonate(h http.Header, kas *kubernetesapi.ImpersonationConfig) (source, error) {
+func (c *Client) impersonate(h http.Header, kas *saidExtra) (source, error) {
 	var found []source
 	if c.impersonatesItself() {
 		found = append(found, sourceSelf)
 	}
-	if kas.GetUsername() != "" || len(kas.GetGroups()) > 0 || kas.GetUid() != "" || len(kas.GetExtra()) > 0 {
+	if kas.identity != nil {
 		found = append(found, sourceKas)
 	}
 	for name := range h {
@@ -54,7 +54,10 @@ func (c *Client) impersonate(h http.Header, kas *kubernetesapi.ImpersonationConf
 	case sourceSelf:
 		return sourceSelf, writeIdentity(h, selfIdentity(c.self))
 	case sourceKas:
-		return sourceKas, writeIdentity(h, kas)
+		for name, values := range kas.identity {
+			h[name] = slices.Clip(values)
+		}
+		return sourceKas, kas.invalid
 	default:
 		return sourceClient, nil
 	}

@@ -3,9 +3,11 @@ package k8sapi
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -14,13 +16,14 @@ import (
 	"k8s.io/client-go/transport"
 
 	"gitlab.com/agentk/agentk/internal/httpgrpc"
+	"gitlab.com/agentk/agentk/internal/k8sapi/plain"
 )
 
 const (
 	dialTimeout         = 30 * time.Second
 	tcpKeepAlive        = 30 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
-	// maxQuick bounds the HTTP/1.1 connections for plain requests. They stay open for the next ones, and those that a burst leaves
+	// maxQuick bounds the HTTP/1.1 connections for requests that are soon over. They stay open for the next ones, and those that a burst leaves
 	// behind, each with its buffers, not for longer than quickIdle; a shared one, which carries everything, may wait for longer.
 	maxQuick   = 64
 	quickIdle  = 20 * time.Second
@@ -35,10 +38,12 @@ const (
 
 // lane is one set of credentials with its connections. None asks for compression on its own: what the client accepts decides.
 type lane struct {
-	// quick carries plain requests one at a time per connection: an HTTP/1.1 request costs the API server and the agent less than
-	// one over HTTP/2. free bounds them; what lasts (a watch, a followed log) or exceeds the bound goes to shared.
-	quick http.RoundTripper
-	free  chan struct{}
+	// plain carries requests without a body that are soon over, one at a time per HTTP/1.1 connection, which costs the API server and the
+	// agent less than HTTP/2; quick does so for those that plainPool does not take. free bounds both; what lasts (a watch, a followed
+	// log) or exceeds the bound goes to shared.
+	plain, quick http.RoundTripper
+	plainPool    *plain.Pool
+	free         chan struct{}
 	// shared carries any number of requests over one HTTP/2 connection, where the server speaks it.
 	shared http.RoundTripper
 	// upgrade opens a connection for each request: it becomes raw bytes and can be nobody else's.
@@ -74,7 +79,8 @@ func noCredentials(cfg *rest.Config) *rest.Config {
 	}
 }
 
-func newLane(cfg *rest.Config) (*lane, error) {
+// newLane returns the lane to the server at base.
+func newLane(base *url.URL, cfg *rest.Config) (*lane, error) {
 	tc, err := cfg.TransportConfig()
 	if err != nil {
 		return nil, err
@@ -103,15 +109,35 @@ func newLane(cfg *rest.Config) (*lane, error) {
 	if l.bearer, err = takeBearer(tc); err != nil {
 		return nil, err
 	}
-	for i, wrapped := range []*http.RoundTripper{&l.quick, &l.shared, &l.upgrade} {
-		if *wrapped, err = transport.HTTPWrappersForConfig(tc, l.pools[i]); err != nil {
+	l.plainPool = l.newPlain(base, tc, tlsConfig, dial, proxy)
+	ways := []struct {
+		to   *http.RoundTripper
+		from http.RoundTripper
+	}{{&l.quick, quick}, {&l.shared, shared}, {&l.upgrade, l.pools[2]}, {&l.plain, l.plainPool}}
+	for _, way := range ways {
+		if *way.to, err = transport.HTTPWrappersForConfig(tc, way.from); err != nil {
 			return nil, err
 		}
 	}
 	return l, nil
 }
 
-type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+// newPlain returns the pool for requests without a body, or nil where it cannot take any: behind a proxy, or with a dialer that is not
+// ours. Which requests it takes is up to it.
+func (l *lane) newPlain(base *url.URL, tc *transport.Config, tlsConfig *tls.Config, dial dialFunc, proxy proxyFunc) *plain.Pool {
+	if over, err := proxy(&http.Request{URL: base}); over != nil || err != nil || tc.Proxy != nil || tc.DialHolder != nil {
+		return nil
+	}
+	return plain.New(plain.Config{
+		Server: base, TLS: tlsConfig, Dial: dial, Handshake: tlsHandshakeTimeout, Idle: quickIdle,
+		MaxHeader: maxResponseHeader, Buffer: bufferSize, Places: l.free, Opening: l.opening,
+	})
+}
+
+type (
+	dialFunc  func(ctx context.Context, network, address string) (net.Conn, error)
+	proxyFunc func(*http.Request) (*url.URL, error)
+)
 
 // pooled keeps connections for later requests: HTTP/2 where the server speaks it, so that one carries them all.
 func pooled(tlsConfig *tls.Config, dial dialFunc) *http.Transport {
@@ -161,12 +187,23 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	if lasts(req) {
 		return l.share(req)
 	}
+	if l.plainPool.Takes(req) {
+		resp, err := l.plain.RoundTrip(req)
+		if errors.Is(err, plain.ErrCrowded) {
+			return l.share(req)
+		}
+		return resp, err
+	}
 	select {
 	case l.free <- struct{}{}:
 	default:
 		return l.share(req)
 	}
-	release := sync.OnceFunc(func() { <-l.free })
+	l.quickConns.busy.Add(1)
+	release := sync.OnceFunc(func() {
+		l.quickConns.busy.Add(-1)
+		<-l.free
+	})
 	resp, err, sent := l.quickly(req)
 	if !sent {
 		release()
@@ -191,7 +228,7 @@ func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // lasts says whether the answer to a request goes on until somebody ends it.
 func lasts(req *http.Request) bool {
-	if req.URL.RawQuery == "" {
+	if !httpgrpc.MayAsk(req.URL.RawQuery, "watch") && !httpgrpc.MayAsk(req.URL.RawQuery, "follow") {
 		return false
 	}
 	query := req.URL.Query()
@@ -219,6 +256,7 @@ func (c *counted) Close() error {
 
 // close closes idle connections.
 func (l *lane) close() {
+	l.plainPool.Close()
 	for _, t := range l.pools {
 		t.CloseIdleConnections()
 	}

@@ -22,6 +22,8 @@ const (
 // openConns knows how many connections of a transport are open.
 type openConns struct {
 	open atomic.Int64
+	// busy is how many requests use one or want to, where that is counted.
+	busy atomic.Int64
 	// usable: one of them has brought an answer, so that there is no need to open another.
 	usable atomic.Bool
 }
@@ -55,7 +57,7 @@ func (c *openConn) Close() error {
 
 // quickly sends a request on a quick connection of its own. It says false if that would have to be opened while enough others are.
 func (l *lane) quickly(req *http.Request) (*http.Response, error, bool) {
-	if int64(len(l.free)) <= l.quickConns.open.Load() {
+	if l.quickConns.busy.Load() <= l.quickConns.open.Load() {
 		resp, err := l.quick.RoundTrip(req)
 		return resp, err, true
 	}

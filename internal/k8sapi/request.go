@@ -14,20 +14,20 @@ import (
 const (
 	impersonatePrefix = "Impersonate-"
 	remotePrefix      = "X-Remote-"
-	// identityRoom is how many headers of its own a request gets: an identity, credentials.
-	identityRoom = 12
+	// ownHeaders is how many headers of its own a request gets beside an identity: Via, credentials.
+	ownHeaders = 2
 )
 
 // prepare returns what is sent to the API server: the same request at the API server's address, without what speaks about
 // another connection or another trust. req is not changed.
-func (c *Client) prepare(req *http.Request, escapedPath string) (*http.Request, error) {
+func (c *Client) prepare(req *http.Request, said *saidExtra) (*http.Request, error) {
 	if req.Method == http.MethodConnect || req.Method == http.MethodTrace {
 		return nil, refuse("method %s is not supported", req.Method)
 	}
 	u := &url.URL{Scheme: c.base.Scheme, Host: c.base.Host, Path: req.URL.Path, RawQuery: req.URL.RawQuery}
-	if escapedPath != "" {
-		u.RawPath = escapedPath
-		if u.EscapedPath() != escapedPath { // it does not decode to Path, or is no valid encoding
+	if said.escapedPath != "" {
+		u.RawPath = said.escapedPath
+		if u.EscapedPath() != said.escapedPath { // it does not decode to Path, or is no valid encoding
 			return nil, refuse("escaped path does not match the path")
 		}
 	}
@@ -37,7 +37,7 @@ func (c *Client) prepare(req *http.Request, escapedPath string) (*http.Request, 
 		}
 	}
 	out := req.WithContext(req.Context()) // a copy that shares nothing which is changed below
-	out.URL, out.Host, out.Header = u, "", make(http.Header, len(req.Header)+identityRoom)
+	out.URL, out.Host, out.Header = u, "", make(http.Header, len(req.Header)+len(said.identity)+ownHeaders)
 	for name, values := range req.Header {
 		if name != "Authorization" && name != "Host" && !strings.HasPrefix(name, remotePrefix) {
 			out.Header[name] = slices.Clip(values)
