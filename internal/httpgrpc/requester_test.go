@@ -39,7 +39,23 @@ type requesterServer struct {
 	cut      context.CancelCauseFunc
 }
 
+// prompted is the listener of a server that upgrades.
+type prompted struct{ net.Listener }
+
+func (p prompted) Accept() (net.Conn, error) {
+	conn, err := p.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return httpgrpc.Prompt(conn), nil
+}
+
 func newRequesterServer(t *testing.T, play script) *requesterServer {
+	t.Helper()
+	return startRequesterServer(t, play, false)
+}
+
+func startRequesterServer(t *testing.T, play script, secure bool) *requesterServer {
 	t.Helper()
 	base, cut := context.WithCancelCause(t.Context())
 	s := &requesterServer{outcomes: make(chan outcome, 16), cut: cut}
@@ -62,7 +78,12 @@ func newRequesterServer(t *testing.T, play script) *requesterServer {
 	}))
 	s.Config.BaseContext = func(net.Listener) context.Context { return base }
 	s.Config.ErrorLog = nil
-	s.Start()
+	s.Listener = prompted{s.Listener}
+	if secure {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
 	t.Cleanup(func() {
 		cut(nil)
 		s.Close()
