@@ -99,6 +99,7 @@ type requesterExchange struct {
 	res Result
 	// unflushed: something was written and not flushed yet.
 	unflushed bool
+	late      lateFlush
 	// bodyless: the response has no body whatever its header says. declared is its Content-Length, -1 without.
 	bodyless bool
 	declared int64

@@ -75,8 +75,9 @@ func readPlainHead(data []byte) (responseHead, error) {
 		}
 		data = inner
 	}
-	h := responseHead{header: make(http.Header, 12)}
-	r := headReader{text: string(data), values: make([]string, 12)}
+	fields := countFields(data)
+	h := responseHead{header: make(http.Header, fields)}
+	r := headReader{text: string(data), values: make([]string, fields)}
 	last := protowire.Number(0)
 	for at := 0; at < len(data); {
 		num, typ, n := protowire.ConsumeTag(data[at:])
@@ -112,6 +113,29 @@ func readPlainHead(data []byte) (responseHead, error) {
 		}
 	}
 	return h, nil
+}
+
+// manyFields is up to how many fields room is made for beforehand; what a peer sends decides about no more.
+const manyFields = 32
+
+// countFields is how many fields a header has, as far as room is made for them: a map with room for a few more may be twice as large.
+func countFields(data []byte) int {
+	fields := 0
+	for len(data) > 0 && fields < manyFields {
+		num, typ, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return fields
+		}
+		m := protowire.ConsumeFieldValue(num, typ, data[n:])
+		if m < 0 {
+			return fields
+		}
+		if num == responseHeader {
+			fields++
+		}
+		data = data[n+m:]
+	}
+	return fields
 }
 
 // headReader makes the strings of a header. They share text, the whole of what is read, and the slices of values share one, so that a

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"sync"
+	"time"
 
 	"gitlab.com/agentk/agentk/internal/frame"
 )
@@ -44,6 +46,9 @@ func (e *requesterExchange) next() (inbound, error) {
 		if !e.unflushed {
 			return e.checked(e.receiveOne(), true)
 		}
+		if e.headOfShort() {
+			return e.receiveSoon()
+		}
 		e.listen()
 		// What came together with the frame before is a moment away: with it, the answer is one write instead of two.
 		runtime.Gosched()
@@ -61,6 +66,49 @@ func (e *requesterExchange) next() (inbound, error) {
 		return e.checked(m, ok)
 	case <-e.failed:
 		return inbound{}, e.failure()
+	}
+}
+
+// headOfShort says that what was written and is still here is the head of an answer whose body is short. Agents hold such a head until
+// they have the body, too.
+func (e *requesterExchange) headOfShort() bool {
+	return e.declared > 0 && e.declared <= maxFrame && e.res.Received == 0 && !e.bodyless
+}
+
+// receiveSoon receives what comes after a head, which goes out alone when that takes longer than holdTime. A timer that is stopped in
+// nearly all cases costs less than a goroutine that receives meanwhile.
+func (e *requesterExchange) receiveSoon() (inbound, error) {
+	e.late.over = false
+	timer := time.AfterFunc(holdTime, e.flushLate)
+	m := e.receiveOne()
+	timer.Stop()
+	e.late.mu.Lock()
+	e.late.over = true
+	err := e.late.err
+	e.late.mu.Unlock()
+	if err != nil {
+		m.data.Free()
+		return inbound{}, err
+	}
+	return e.checked(m, true)
+}
+
+// lateFlush is a flush by a timer, while the goroutine of Do receives.
+type lateFlush struct {
+	mu sync.Mutex
+	// mu guards over: nobody waits for the flush any more, and w is the goroutine's again; and err, how the flush went.
+	over bool
+	err  error
+}
+
+func (e *requesterExchange) flushLate() {
+	e.late.mu.Lock()
+	defer e.late.mu.Unlock()
+	if e.late.over {
+		return
+	}
+	if e.late.err = e.flush(); e.late.err != nil {
+		e.abort()
 	}
 }
 

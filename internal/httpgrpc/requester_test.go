@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,23 @@ type requesterServer struct {
 	cut      context.CancelCauseFunc
 }
 
+// prompted is the listener of a server that upgrades.
+type prompted struct{ net.Listener }
+
+func (p prompted) Accept() (net.Conn, error) {
+	conn, err := p.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return httpgrpc.Prompt(conn), nil
+}
+
 func newRequesterServer(t *testing.T, play script) *requesterServer {
+	t.Helper()
+	return startRequesterServer(t, play, false)
+}
+
+func startRequesterServer(t *testing.T, play script, secure bool) *requesterServer {
 	t.Helper()
 	base, cut := context.WithCancelCause(t.Context())
 	s := &requesterServer{outcomes: make(chan outcome, 16), cut: cut}
@@ -62,7 +79,12 @@ func newRequesterServer(t *testing.T, play script) *requesterServer {
 	}))
 	s.Config.BaseContext = func(net.Listener) context.Context { return base }
 	s.Config.ErrorLog = nil
-	s.Start()
+	s.Listener = prompted{s.Listener}
+	if secure {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
 	t.Cleanup(func() {
 		cut(nil)
 		s.Close()
@@ -132,6 +154,69 @@ func (c *client) wantEnd(t *testing.T) {
 	var timeout net.Error
 	if len(rest) > 0 || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Fatalf("connection goes on: %q, %v", rest, err)
+	}
+}
+
+// The head of a short answer waits for its body, but not for long.
+func TestRequester_HeadAlone(t *testing.T) {
+	seen := make(chan struct{})
+	s := newRequesterServer(t, func(a *agenttest.Agent) error {
+		if _, _, err := a.Whole(); err != nil {
+			return err
+		}
+		if err := a.Respond(200, "Content-Length", "10"); err != nil {
+			return err
+		}
+		<-seen
+		for _, half := range []string{"hello", "world"} {
+			if err := a.Data(half); err != nil {
+				return err
+			}
+		}
+		return a.Trailer()
+	})
+	c := s.dial(t)
+	for range 2 {
+		c.send(t, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+		if resp := c.response(t, "GET"); resp.StatusCode != 200 || resp.ContentLength != 10 {
+			t.Fatalf("%v", resp)
+		}
+		seen <- struct{}{}
+		c.want(t, "helloworld")
+		if o := s.outcome(t); o.err != nil || !o.done || o.res.Received != 10 {
+			t.Errorf("outcome %+v", o)
+		}
+	}
+}
+
+// Nothing is flushed any more when the agent is lost between the head and the body.
+func TestRequester_LostAfterHead(t *testing.T) {
+	for _, wait := range []bool{false, true} {
+		seen := make(chan struct{})
+		s := newRequesterServer(t, func(a *agenttest.Agent) error {
+			if _, _, err := a.Whole(); err != nil {
+				return err
+			}
+			if err := a.Respond(200, "Content-Length", "10"); err != nil {
+				return err
+			}
+			if wait {
+				<-seen
+			}
+			return status.Error(codes.Unavailable, "gone")
+		})
+		c := s.dial(t)
+		c.send(t, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+		if wait {
+			c.response(t, "GET")
+			close(seen)
+		}
+		if o := s.outcome(t); o.err == nil || o.done || !o.res.Committed {
+			t.Errorf("outcome %+v", o)
+		}
+		if rest, err := io.ReadAll(c.r); strings.Contains(string(rest), "0\r\n\r\n") {
+			t.Errorf("an answer that looks complete: %q, %v", rest, err)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ const (
 	// linger is how long a client may take to close after the last byte was written to it. Closing at once, with its bytes
 	// unread, would reset the connection and could destroy what it has not read yet.
 	linger = 500 * time.Millisecond
-	// minRead is the first read buffer of an upgraded connection; busy ones grow to maxFrame.
+	// minRead is the buffer that waits for the client of an upgraded connection.
 	minRead = 4 << 10
 )
 
@@ -84,7 +84,7 @@ func (e *requesterExchange) pipe() error {
 		e.listen()
 	}
 	close(e.resume)
-	u := &upgraded{requesterExchange: e, conn: conn, buffered: rw.Reader, ended: make(chan struct{})}
+	u := &upgraded{requesterExchange: e, conn: conn, buffered: rw.Reader, now: promptOf(conn), ended: make(chan struct{})}
 	return u.run()
 }
 
@@ -110,6 +110,8 @@ type upgraded struct {
 	peerEnded atomic.Bool
 	// buffered holds what the client sent before the connection was taken over.
 	buffered *bufio.Reader
+	// now reads without waiting; nil if conn cannot.
+	now *prompt
 	// ended is closed when nothing comes from the client any more. Until then fromClient owns the two fields below.
 	ended chan struct{}
 	// clientErr is a failure of the client connection, nil for a clean end.
@@ -226,20 +228,9 @@ var errPeerEnded = fault.New(fault.Unavailable, hopAgent, "the agent takes no mo
 // copyFromClient returns nil at the client's clean end.
 func (u *upgraded) copyFromClient() error {
 	pool := mem.DefaultBufferPool()
-	size := minRead
 	for {
-		var from io.Reader = u.conn
-		if u.buffered.Buffered() > 0 {
-			from = u.buffered
-		}
-		buf := pool.Get(size)
-		n, err := from.Read(*buf)
+		buf, n, err := u.read(pool)
 		if n > 0 {
-			if n == size && size < maxFrame {
-				size = maxFrame
-			} else if n <= minRead {
-				size = minRead
-			}
 			*buf = (*buf)[:n]
 			msg := frame.Wrap(frame.HTTPUpgradeData, mem.BufferSlice{mem.NewBuffer(buf, pool)})
 			if u.s.Send(msg) != nil {
@@ -256,4 +247,38 @@ func (u *upgraded) copyFromClient() error {
 			return err
 		}
 	}
+}
+
+// read waits until the client has written something, with a small buffer, and takes what else is there with it, up to a full frame.
+func (u *upgraded) read(pool mem.BufferPool) (*[]byte, int, error) {
+	buf := pool.Get(minRead)
+	n, err := u.from().Read(*buf)
+	if u.now == nil || err != nil {
+		return buf, n, err
+	}
+	u.now.impatient = true
+	for err == nil && n < maxFrame {
+		if n == len(*buf) {
+			more := pool.Get(maxFrame)
+			copy(*more, *buf)
+			pool.Put(buf)
+			buf = more
+		}
+		var m int
+		m, err = u.from().Read((*buf)[n:])
+		n += m
+	}
+	u.now.impatient = false
+	if errors.Is(err, errNotYet) {
+		err = nil
+	}
+	return buf, n, err
+}
+
+// from is what the client's bytes are read from: first what was read before the connection was taken over.
+func (u *upgraded) from() io.Reader {
+	if u.buffered.Buffered() > 0 {
+		return u.buffered
+	}
+	return u.conn
 }

@@ -1,7 +1,9 @@
 package httpgrpc_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -85,6 +87,75 @@ func TestRequester_Upgrade(t *testing.T) {
 	c.wantEnd(t)
 	o := s.outcome(t)
 	if want := int64(len("early") + len(big)); o.err != nil || !o.done || o.res.Sent != want || o.res.Received != want || o.res.Status != 101 {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+// segment collects what TLS writes, to be sent at once.
+type segment struct {
+	net.Conn
+	on   bool
+	held []byte
+}
+
+func (s *segment) Write(p []byte) (int, error) {
+	if !s.on {
+		return s.Conn.Write(p)
+	}
+	s.held = append(s.held, p...)
+	return len(p), nil
+}
+
+// Pieces that are there together go to the agent together, however the client has cut them.
+func TestRequester_Upgrade_Gathers(t *testing.T) {
+	got := make(chan string, 8)
+	s := startRequesterServer(t, func(a *agenttest.Agent) error {
+		if err := accept(a); err != nil {
+			return err
+		}
+		for {
+			_, data, err := a.Recv()
+			if err != nil {
+				close(got)
+				return nil
+			}
+			got <- string(data)
+		}
+	}, true)
+	beneath := &segment{Conn: s.dial(t).Conn}
+	conn := tls.Client(beneath, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a test's own certificate
+	c := &client{Conn: conn, r: bufio.NewReader(conn)}
+	c.send(t, upgradeRequest)
+	c.switched(t)
+	c.send(t, "a lone piece")
+	if m := <-got; m != "a lone piece" {
+		t.Fatalf("%q", m)
+	}
+	beneath.on = true
+	for _, piece := range []string{"head ", "body ", "tail"} {
+		c.send(t, piece)
+	}
+	if _, err := beneath.Conn.Write(beneath.held); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-got; m != "head body tail" {
+		t.Errorf("%q", m)
+	}
+	beneath.on = false
+	long := strings.Repeat("0123456789abcdef", 16<<10)
+	c.send(t, long)
+	_ = conn.CloseWrite()
+	var all strings.Builder
+	for m := range got {
+		if len(m) > 32<<10 {
+			t.Errorf("a message of %d bytes", len(m))
+		}
+		all.WriteString(m)
+	}
+	if all.String() != long {
+		t.Errorf("%d bytes arrived", all.Len())
+	}
+	if o := s.outcome(t); o.err != nil || !o.done {
 		t.Errorf("outcome %+v", o)
 	}
 }

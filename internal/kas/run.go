@@ -26,6 +26,7 @@ import (
 	"gitlab.com/agentk/agentk/internal/gcfloor"
 	"gitlab.com/agentk/agentk/internal/gitlabaccess"
 	gitopsserver "gitlab.com/agentk/agentk/internal/gitops/server"
+	"gitlab.com/agentk/agentk/internal/httpgrpc"
 	"gitlab.com/agentk/agentk/internal/k8sproxy"
 	"gitlab.com/agentk/agentk/internal/kas/config"
 	"gitlab.com/agentk/agentk/internal/listen"
@@ -307,7 +308,7 @@ func (s *server) newProxy(ctx context.Context) error {
 	l := cf.Listen
 	s.proxyListener, err = s.listen(ctx, listen.Config{
 		Network: l.GetNetwork(), Address: l.Address, CertificateFile: l.CertificateFile, KeyFile: l.KeyFile,
-		ALPN: k8sproxy.ALPN(), Log: s.log,
+		ALPN: k8sproxy.ALPN(), Log: s.log, Wrap: httpgrpc.Prompt,
 	})
 	return err
 }

@@ -25,7 +25,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
@@ -115,9 +114,9 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	mon := newMonitor(cfg, target)
-	client := grpcprom.NewClientMetrics()
+	metrics := newClientMetrics()
 	if cfg.Registerer != nil {
-		for _, c := range append(mon.collectors(), client) {
+		for _, c := range append(mon.collectors(), metrics.collectors()...) {
 			if err := cfg.Registerer.Register(c); err != nil {
 				return nil, fmt.Errorf("register metrics of the connection to kas: %w", err)
 			}
@@ -132,8 +131,8 @@ func New(cfg Config) (*Client, error) {
 		grpc.WithResolvers(&names{lookup: cfg.lookup}),
 		grpc.WithTransportCredentials(&watchedCredentials{TransportCredentials: security(target, trust), monitor: mon}),
 		grpc.WithPerRPCCredentials(newRPCCredentials(cfg, target)),
-		grpc.WithChainUnaryInterceptor(client.UnaryClientInterceptor(), mon.timeUnary, mon.judgeUnary),
-		grpc.WithChainStreamInterceptor(client.StreamClientInterceptor(), mon.judgeStream),
+		grpc.WithChainUnaryInterceptor(metrics.countUnary, mon.timeUnary, mon.judgeUnary),
+		grpc.WithChainStreamInterceptor(metrics.countStream, mon.judgeStream),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kas address %s: %w", target.Redacted(), err)

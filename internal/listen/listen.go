@@ -29,6 +29,8 @@ type Config struct {
 	// Log hears of certificates that could not be reloaded, and of connections that wait for file descriptors. Without TLS it may be nil;
 	// who accepts then says the latter.
 	Log *zap.Logger
+	// Wrap is applied to every connection that is accepted, beneath TLS. It may be nil.
+	Wrap func(net.Conn) net.Conn
 }
 
 // TLS says whether the listener encrypts.
@@ -60,10 +62,28 @@ func Open(ctx context.Context, cfg Config) (net.Listener, error) {
 	if cfg.Log != nil {
 		ln = &frugal{Listener: ln, log: cfg.Log, now: time.Now}
 	}
+	if cfg.Wrap != nil {
+		ln = &wrapping{Listener: ln, wrap: cfg.Wrap}
+	}
 	if tlsConfig != nil {
 		ln = tls.NewListener(ln, tlsConfig)
 	}
 	return ln, nil
+}
+
+// wrapping wraps the connections that it accepts.
+type wrapping struct {
+	net.Listener
+	wrap func(net.Conn) net.Conn
+}
+
+// Accept accepts a connection.
+func (w *wrapping) Accept() (net.Conn, error) {
+	conn, err := w.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return w.wrap(conn), nil
 }
 
 // removeStale removes a socket nobody listens on. Anything else at that path is left alone: it may be a file of value.

@@ -112,6 +112,42 @@ func TestOpen_TLS(t *testing.T) {
 	}
 }
 
+// wrapped is a connection that was wrapped.
+type wrapped struct{ net.Conn }
+
+func TestOpen_Wrap(t *testing.T) {
+	cert, key := writePair(t, t.TempDir(), 1)
+	for name, cfg := range map[string]Config{
+		"plain": {Network: "tcp", Address: "127.0.0.1:0"},
+		"TLS":   {Network: "tcp", Address: "127.0.0.1:0", CertificateFile: cert, KeyFile: key, Log: zap.NewNop()},
+	} {
+		cfg.Wrap = func(conn net.Conn) net.Conn { return wrapped{conn} }
+		ln, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		beneath := in
+		if secure, ok := in.(*tls.Conn); ok {
+			beneath = secure.NetConn()
+		}
+		if _, ok := beneath.(wrapped); !ok {
+			t.Errorf("%s: %T", name, beneath)
+		}
+		_ = errors.Join(in.Close(), out.Close(), ln.Close())
+		if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s, closed: %v", name, err)
+		}
+	}
+}
+
 func TestCertificate_Reloads(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := writePair(t, dir, 1)

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package httpgrpc
+
+const canTryRead = false
+
+func (*prompt) tryRead(uintptr) bool { return true }
