@@ -55,6 +55,15 @@ func (r *registration) put(ctx context.Context, agent backend.Agent, log *zap.Lo
 	r.refresh(ctx, log)
 }
 
+// ticks says when to refresh, until end is called; for an agent that is not registered here it never does.
+func (r *registration) ticks() (ticks <-chan time.Time, end func()) {
+	if r.info == nil {
+		return nil, func() {}
+	}
+	ticker := time.NewTicker(refreshPeriod)
+	return ticker.C, ticker.Stop
+}
+
 func (r *registration) refresh(ctx context.Context, log *zap.Logger) {
 	if r.info == nil {
 		return

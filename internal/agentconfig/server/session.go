@@ -49,8 +49,9 @@ type session struct {
 	s      *Server
 	req    *agentconfiguration.ConfigurationRequest
 	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
-	log    *zap.Logger
 	retry  *backoff.Backoff
+	// agent is whose stream it is, once that is known.
+	agent backend.Agent
 	// last is the commit that the agent has.
 	last string
 	// answered says that the response headers are gone.
@@ -78,7 +79,6 @@ func newSession(
 		s:      s,
 		req:    req,
 		stream: stream,
-		log:    s.cfg.Log,
 		retry:  backoff.New(retryPolicy),
 		last:   req.CommitId,
 		leave:  func() {},
@@ -102,6 +102,14 @@ func (x *session) run(ctx context.Context) error {
 			return x.ended()
 		}
 	}
+}
+
+// log is made when there is something to log: a logger with fields of its own holds a buffer, which a stream would keep for hours.
+func (x *session) log() *zap.Logger {
+	if x.agent.ID == 0 {
+		return x.s.cfg.Log
+	}
+	return x.s.cfg.Log.WithLazy(zap.Int64("agent_id", x.agent.ID), zap.String("project_id", x.agent.Project.Path))
 }
 
 // look is one look at the repository.
@@ -141,9 +149,9 @@ func (x *session) check(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, err
 	}
-	x.log = x.s.cfg.Log.With(zap.Int64("agent_id", agent.ID), zap.String("project_id", agent.Project.Path))
+	x.agent = agent
 	x.follow(agent.Project.Path)
-	x.legacy.put(ctx, agent, x.log)
+	x.legacy.put(ctx, agent, x.log())
 
 	head, err := x.s.cfg.Repository.Head(ctx, agent.Project)
 	switch {
@@ -200,9 +208,9 @@ func (x *session) send(agent backend.Agent, commit string, file *agentcfg.Config
 	x.retry.Reset()
 	x.s.refusals.forget(agent.ID)
 	x.s.results.WithLabelValues(resultSent).Inc()
-	x.log.Info("Configuration sent", zap.String("commit_id", commit))
+	x.log().Info("Configuration sent", zap.String("commit_id", commit))
 	if keys := agentconfig.NotForwarded(file); len(keys) > 0 {
-		x.log.Info("Configuration has keys that nothing reads any more", zap.String("commit_id", commit), zap.Strings("keys", keys))
+		x.log().Info("Configuration has keys that nothing reads any more", zap.String("commit_id", commit), zap.Strings("keys", keys))
 	}
 	return nil
 }
@@ -232,11 +240,11 @@ func (x *session) reject(agent backend.Agent, commit string, code codes.Code, te
 		text = strings.ToValidUTF8(text[:maxStatus], "") + "…"
 	}
 	x.s.results.WithLabelValues(resultRejected).Inc()
-	log := x.log.Debug // agents ask again and again
+	write := x.log().Debug // agents ask again and again
 	if x.s.refusals.isNew(agent.ID, text) {
-		log = x.log.Info
+		write = x.log().Info
 	}
-	log("Configuration rejected", zap.String("commit_id", commit), zap.String("reason", text))
+	write("Configuration rejected", zap.String("commit_id", commit), zap.String("reason", text))
 	return status.Error(code, text)
 }
 
@@ -245,7 +253,7 @@ func (x *session) later(what string, err error) time.Duration {
 	delay := x.retry.Next()
 	if fault.KindOf(err) != fault.Canceled {
 		x.s.results.WithLabelValues(resultError).Inc()
-		x.log.Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))
+		x.log().Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))
 	}
 	return delay
 }
@@ -258,7 +266,7 @@ func (x *session) confirm(agent backend.Agent, commit string) {
 	}
 	x.answered = true
 	if err := x.stream.SendHeader(metadata.Pairs(agentconfig.CurrentHeader, commit)); err != nil {
-		x.log.Debug("Header was not sent", zap.Error(err))
+		x.log().Debug("Header was not sent", zap.Error(err))
 	}
 }
 
@@ -276,8 +284,8 @@ func (x *session) follow(path string) {
 func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan struct{}) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	refresh := time.NewTicker(refreshPeriod)
-	defer refresh.Stop()
+	refresh, end := x.legacy.ticks()
+	defer end()
 	for {
 		select {
 		case <-ctx.Done():
@@ -289,8 +297,8 @@ func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan 
 		case <-changed:
 			changed = nil
 			timer.Reset(rand.N(settle))
-		case <-refresh.C:
-			x.legacy.refresh(ctx, x.log)
+		case <-refresh:
+			x.legacy.refresh(ctx, x.log())
 		}
 	}
 }
@@ -298,7 +306,7 @@ func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan 
 // end waits for what the stream started and undoes what it registered.
 func (x *session) end() {
 	x.leave()
-	x.legacy.remove(x.stream.Context(), x.log)
+	x.legacy.remove(x.stream.Context(), x.log())
 	if x.hook != nil {
 		limit := time.AfterFunc(farewell, x.endHooks)
 		defer limit.Stop()
