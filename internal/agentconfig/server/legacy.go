@@ -55,13 +55,12 @@ func (r *registration) put(ctx context.Context, agent backend.Agent, log *zap.Lo
 	r.refresh(ctx, log)
 }
 
-// ticks says when to refresh, until end is called; for an agent that is not registered here it never does.
-func (r *registration) ticks() (ticks <-chan time.Time, end func()) {
+// ticker says when to refresh; it is nil for an agent that is not registered here.
+func (r *registration) ticker() *time.Ticker {
 	if r.info == nil {
-		return nil, func() {}
+		return nil
 	}
-	ticker := time.NewTicker(refreshPeriod)
-	return ticker.C, ticker.Stop
+	return time.NewTicker(refreshPeriod)
 }
 
 func (r *registration) refresh(ctx context.Context, log *zap.Logger) {

@@ -49,7 +49,9 @@ type session struct {
 	s      *Server
 	req    *agentconfiguration.ConfigurationRequest
 	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
-	retry  *backoff.Backoff
+	// ctx ends when the stream does, and at its age limit.
+	ctx   context.Context //nolint:containedctx // that of the one call of GetConfiguration
+	retry *backoff.Backoff
 	// agent is whose stream it is, once that is known.
 	agent backend.Agent
 	// last is the commit that the agent has.
@@ -67,38 +69,28 @@ type session struct {
 	legacy   *registration
 }
 
-func newSession(
-	s *Server,
-	req *agentconfiguration.ConfigurationRequest,
-	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse],
-) *session {
+// begin readies a session that has its server, request and stream.
+func (x *session) begin() error {
+	x.ctx = x.s.cfg.AgeLimit(x.stream.Context())
 	// The agent may leave at once: what it was sent is reported all the same.
-	hooks, endHooks := context.WithCancel(context.WithoutCancel(stream.Context()))
-	return &session{
-		hooks: hooks, endHooks: endHooks,
-		s:      s,
-		req:    req,
-		stream: stream,
-		retry:  backoff.New(retryPolicy),
-		last:   req.CommitId,
-		leave:  func() {},
-		legacy: newRegistration(s.cfg.Registry, req),
-	}
+	x.hooks, x.endHooks = context.WithCancel(context.WithoutCancel(x.stream.Context()))
+	x.retry = backoff.New(retryPolicy)
+	x.last = x.req.CommitId
+	x.leave = func() {}
+	x.legacy = newRegistration(x.s.cfg.Registry, x.req)
+	return nil
 }
 
-// run ends with nil, that is OK, when ctx ends before the stream does: at its age limit and when kas stops. It waits most of the time,
+// run ends with nil, that is OK, when x.ctx ends before the stream does: at its age limit and when kas stops. It waits most of the time,
 // with a small stack: the looks are done aside.
-func (x *session) run(ctx context.Context) error {
+func (x *session) run() error {
 	for {
-		l := &look{x: x, ctx: ctx}
+		l := &look{x: x}
 		err := aside.Do(l.once)
-		if ctx.Err() != nil {
-			return x.ended()
-		}
-		if err != nil {
+		if err != nil && x.ctx.Err() == nil {
 			return err
 		}
-		if again := x.wait(ctx, l.pause, l.changed); !again {
+		if err != nil || !l.wait() {
 			return x.ended()
 		}
 	}
@@ -112,24 +104,29 @@ func (x *session) log() *zap.Logger {
 	return x.s.cfg.Log.WithLazy(zap.Int64("agent_id", x.agent.ID), zap.String("project_id", x.agent.Project.Path))
 }
 
-// look is one look at the repository.
+// look is one look at the repository, and the wait for the next.
 type look struct {
-	x   *session
-	ctx context.Context //nolint:containedctx // that of the stream, for the one call of once
-	// pause is how long to wait before the next look, unless changed says that the backend has changed.
-	pause   time.Duration
+	x *session
+	// next is when to look again, unless changed says that the backend has changed.
+	next    *time.Timer
 	changed <-chan struct{}
+	// refresh is when to repeat a registration; nil: there is none.
+	refresh *time.Ticker
 }
 
 func (l *look) once() error {
 	if l.x.s.cfg.Changes != nil {
 		l.changed = l.x.s.cfg.Changes.Changed() // before the check, so that no change is missed
 	}
-	checking, cancel := context.WithTimeout(l.ctx, checkTimeout)
+	checking, cancel := context.WithTimeout(l.x.ctx, checkTimeout)
 	defer cancel()
-	var err error
-	l.pause, err = l.x.check(checking)
-	return err
+	pause, err := l.x.check(checking)
+	if err != nil {
+		return err
+	}
+	l.next = time.NewTimer(pause)
+	l.refresh = l.x.legacy.ticker()
+	return nil
 }
 
 // ended is the status of a stream that was not ended by an error of its own.
@@ -280,26 +277,34 @@ func (x *session) follow(path string) {
 	x.wake, x.leave = x.s.pushes.Join(path)
 }
 
-// wait returns true when it is time to check again and false when the stream is to end.
-func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan struct{}) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	refresh, end := x.legacy.ticks()
-	defer end()
+// wait returns true when it is time to look again and false when the stream is to end.
+func (l *look) wait() bool {
+	defer l.stop()
+	var refresh <-chan time.Time
+	if l.refresh != nil {
+		refresh = l.refresh.C
+	}
 	for {
 		select {
-		case <-ctx.Done():
+		case <-l.x.ctx.Done():
 			return false
-		case <-timer.C:
+		case <-l.next.C:
 			return true
-		case <-x.wake:
+		case <-l.x.wake:
 			return true
-		case <-changed:
-			changed = nil
-			timer.Reset(rand.N(settle))
+		case <-l.changed:
+			l.changed = nil
+			l.next.Reset(rand.N(settle))
 		case <-refresh:
-			x.legacy.refresh(ctx, x.log())
+			l.x.legacy.refresh(l.x.ctx, l.x.log())
 		}
+	}
+}
+
+func (l *look) stop() {
+	l.next.Stop()
+	if l.refresh != nil {
+		l.refresh.Stop()
 	}
 }
 
