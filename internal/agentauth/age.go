@@ -57,6 +57,8 @@ func AgeLimited(ctx context.Context) (context.Context, func()) {
 	} else {
 		limited, cancel = context.WithDeadline(ctx, r.pollsEnd)
 	}
+	// The channel is made here and now: who waits for it does so on a small stack.
+	limited.Done()
 	if r.conn == nil || r.conn.polls == nil || r.late {
 		return limited, cancel
 	}

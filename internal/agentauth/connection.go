@@ -35,7 +35,7 @@ type connection struct {
 
 	// mu guards the fields below.
 	mu         sync.Mutex
-	counted    map[tokenKey]*count
+	counted    counts
 	logged     time.Time
 	suppressed int
 }
@@ -48,7 +48,6 @@ func newConnection(polls *Polls) *connection {
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity},
 		start:          time.Now(),
 		polls:          polls,
-		counted:        make(map[tokenKey]*count),
 	}
 }
 

@@ -57,7 +57,7 @@ func (a *Authenticator) admit(ctx context.Context, r *rpc) error {
 func (c *connection) countOf(key tokenKey) (verdict *count, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	verdict = c.counted[key]
+	verdict = c.counted.of(key)
 	if verdict != nil {
 		select {
 		case <-verdict.known:
@@ -68,15 +68,40 @@ func (c *connection) countOf(key tokenKey) (verdict *count, mine bool) {
 			return verdict, false
 		}
 	}
-	if len(c.counted) >= maxTokens {
-		for k := range c.counted { // any: it will be counted again
-			delete(c.counted, k)
+	verdict = &count{known: make(chan struct{})}
+	c.counted.set(key, verdict)
+	return verdict, true
+}
+
+// counts are the verdicts of one connection. Nearly all have one token, which needs no map.
+type counts struct {
+	first tokenKey
+	about *count // the first token; nil: there was none
+	more  map[tokenKey]*count
+}
+
+func (c *counts) of(key tokenKey) *count {
+	if c.about != nil && c.first == key {
+		return c.about
+	}
+	return c.more[key]
+}
+
+func (c *counts) set(key tokenKey, verdict *count) {
+	if c.about == nil || c.first == key {
+		c.first, c.about = key, verdict
+		return
+	}
+	if len(c.more) >= maxTokens-1 {
+		for k := range c.more { // any: it will be counted again
+			delete(c.more, k)
 			break
 		}
 	}
-	verdict = &count{known: make(chan struct{})}
-	c.counted[key] = verdict
-	return verdict, true
+	if c.more == nil {
+		c.more = make(map[tokenKey]*count)
+	}
+	c.more[key] = verdict
 }
 
 // allow asks the store; when the store has no answer, kas goes on counting by itself rather than refuse its agents.

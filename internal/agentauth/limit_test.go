@@ -108,8 +108,13 @@ func TestCountOf_RefusalEndsAndTokensAreBounded(t *testing.T) {
 		verdict.until = time.Now().Add(time.Hour)
 		close(verdict.known)
 	}
-	if len(c.counted) > maxTokens {
-		t.Errorf("%d tokens remembered", len(c.counted))
+	if n := len(c.counted.more) + 1; n > maxTokens {
+		t.Errorf("%d tokens remembered", n)
+	}
+	for _, known := range []int{0, 2*maxTokens - 1} { // the first, and one of the others
+		if _, mine := c.countOf(keyOf(fmt.Sprint(known))); mine {
+			t.Errorf("token %d is counted again", known)
+		}
 	}
 	key := keyOf("again")
 	verdict, _ := c.countOf(key)

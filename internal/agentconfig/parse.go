@@ -28,6 +28,9 @@ func Path(name string) (string, error) {
 // with the path of its key and its line, and holds nothing else.
 func Parse(data []byte) (*agentcfg.ConfigurationFile, error) {
 	file := &agentcfg.ConfigurationFile{}
+	if len(data) == 0 { // what most agents have
+		return file, nil
+	}
 	res, err := protoyaml.Decode(data, file, protoyaml.Options{})
 	if err != nil {
 		return nil, err

@@ -93,7 +93,7 @@ func New(cfg Config) (*Server, error) {
 			grpc.InTapHandle(agentauth.Tap),
 			// Outside in: count, then authenticate, validate, limit.
 			grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), cfg.Auth.UnaryInterceptor),
-			grpc.ChainStreamInterceptor(grpcserver.CountStreams(metrics, reversetunnel.ReverseTunnel_Connect_FullMethodName), cfg.Auth.StreamInterceptor),
+			grpc.StreamInterceptor(grpcserver.CountStreamsOf(metrics, cfg.Auth.StreamInterceptor, reversetunnel.ReverseTunnel_Connect_FullMethodName)),
 		)...)
 		cfg.Register(server)
 		s.groups = append(s.groups, &group{grpc: server, polls: polls})

@@ -16,8 +16,12 @@ import (
 const (
 	// Floor is the heap, in bytes, below which no collection begins while the daemon is busy.
 	Floor = 24 << 20
-	// usual is the collector's own percentage.
+	// usual is the collector's own percentage. eager is that while what is alive grows above Floor, by more than a part of grown from one
+	// collection to the next, as when thousands of agents arrive together: the garbage of their arrival lies between what they keep, and
+	// the more of it there is at once, the more holes stay behind for as long as they do.
 	usual = 100
+	eager = 40
+	grown = 8
 	// look is how often the load is looked at. Beyond that every collection is followed by a look: it may have found more alive.
 	look = time.Second
 	// busy is what is allocated per second, in bytes, by a daemon that has something to do. quiet is how many looks with less end that.
@@ -77,6 +81,9 @@ type floor struct {
 	samples []metrics.Sample
 	// allocated is what had been allocated at the last tick.
 	allocated uint64
+	// live is what was alive after the last collection, growing whether that was much more than after the one before.
+	live    uint64
+	growing bool
 	// idle counts ticks without load.
 	idle    int
 	percent int
@@ -116,17 +123,27 @@ func (f *floor) early() {
 	if f.samples[0].Value.Uint64()-f.allocated >= busy {
 		f.idle = 0
 	}
+	f.grew(f.samples[1].Value.Uint64())
 	f.adjust()
+}
+
+// grew notes what is alive after a collection.
+func (f *floor) grew(live uint64) {
+	f.growing = live >= Floor && live-live/grown > f.live
+	f.live = live
 }
 
 // adjust sets the percentage that fits what is alive.
 func (f *floor) adjust() {
-	if f.idle >= quiet {
+	switch {
+	case f.idle >= quiet:
 		f.set(usual)
-		return
+	case f.growing:
+		f.set(eager)
+	default:
+		metrics.Read(f.samples)
+		f.set(percent(f.samples[1].Value.Uint64(), f.samples[2].Value.Uint64()+f.samples[3].Value.Uint64()))
 	}
-	metrics.Read(f.samples)
-	f.set(percent(f.samples[1].Value.Uint64(), f.samples[2].Value.Uint64()+f.samples[3].Value.Uint64()))
 }
 
 // percent makes the collector begin at Floor: it begins when what was allocated since the last collection is that part of what was

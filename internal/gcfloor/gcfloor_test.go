@@ -2,6 +2,7 @@ package gcfloor
 
 import (
 	"context"
+	"runtime"
 	"runtime/metrics"
 	"testing"
 	"time"
@@ -61,9 +62,7 @@ func TestRun(t *testing.T) {
 		kept = append(kept, make([]byte, 64<<10))
 	}
 	eventually(t, "a large heap is no matter", func() bool { garbage(); return gogc() == usual })
-	if len(kept) != cap(kept) { // this also keeps it alive until here
-		t.Fatal("kept too little")
-	}
+	runtime.KeepAlive(kept)
 	kept = nil
 	eventually(t, "it is small again", func() bool { garbage(); return gogc() > usual })
 	asked := read(forcedCollections)
@@ -129,5 +128,38 @@ func TestFloor_Early(t *testing.T) {
 	defer f.set(usual)
 	if f.idle != 0 {
 		t.Error("at rest in a burst")
+	}
+}
+
+// While what is alive grows the collector runs more often, above the floor only.
+func TestFloor_Growing(t *testing.T) {
+	f := newFloor()
+	defer f.set(usual)
+	f.idle = 0
+	for _, step := range []struct {
+		live uint64
+		want bool
+	}{
+		{Floor / 2, false},
+		{Floor - 1, false},
+		{Floor, false},
+		{Floor * 2, true},
+		{Floor * 2, false},
+		{Floor*2 + Floor/8, false},
+		{Floor * 3, true},
+		{Floor, false},
+	} {
+		f.grew(step.live)
+		if f.growing != step.want {
+			t.Errorf("%d alive: growing %t", step.live, f.growing)
+		}
+		if f.adjust(); step.want != (f.percent == eager) {
+			t.Errorf("%d alive: %d %%", step.live, f.percent)
+		}
+	}
+	f.grew(4 * Floor)
+	f.idle = quiet
+	if f.adjust(); f.percent != usual {
+		t.Errorf("at rest: %d %%", f.percent)
 	}
 }

@@ -46,24 +46,33 @@ func newAgentConfigs(
 	return &agentConfigs{repos: repos, parse: parse, maxSize: maxSize, log: log, known: map[agentKey]agentConfig{}}
 }
 
+// heads are those of the default branches in one look at all agents: each project's is read once.
+type heads map[*project]headRead
+
+type headRead struct {
+	commit string
+	err    error
+}
+
+func (h heads) of(ctx context.Context, repos *repositories, sec *section, p *project) headRead {
+	known, ok := h[p]
+	if !ok {
+		known.commit, known.err = repos.head(ctx, sec.root(), p.path, "")
+		h[p] = known
+	}
+	return known
+}
+
 // candidates reads the configuration of each agent that a job could possibly use. It fails only when ctx ends: half an answer
 // must not pass for a whole one.
 func (c *agentConfigs) candidates(ctx context.Context, sec *section, j *job) ([]candidate, error) {
-	type head struct {
-		commit string
-		err    error
-	}
-	heads := map[*project]head{}
+	heads := heads{}
 	var res []candidate
 	for _, a := range sec.agents {
 		if a.project != j.project && !inNamespace(a, j, sec.file.GetAnyNamespace()) {
 			continue
 		}
-		h, ok := heads[a.project]
-		if !ok {
-			h.commit, h.err = c.repos.head(ctx, sec.root(), a.project.path, "")
-			heads[a.project] = h
-		}
+		h := heads.of(ctx, c.repos, sec, a.project)
 		cfg := c.load(ctx, sec, a, h.commit, h.err)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

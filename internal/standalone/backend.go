@@ -148,12 +148,13 @@ func (b *Backend) followConfigs(ctx context.Context) {
 	for {
 		changed := b.changed.next() // before the look, so that no change is missed
 		sec := b.section.Load()
+		heads := heads{}
 		for _, a := range sec.agents {
-			head, err := b.repos.head(ctx, sec.root(), a.project.path, "")
+			h := heads.of(ctx, b.repos, sec, a.project)
 			if ctx.Err() != nil {
 				return
 			}
-			b.configs.load(ctx, sec, a, head, err)
+			b.configs.load(ctx, sec, a, h.commit, h.err)
 		}
 		select {
 		case <-ctx.Done():

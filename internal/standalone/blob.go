@@ -10,6 +10,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"gitlab.com/agentk/agentk/internal/fault"
 )
@@ -63,7 +64,11 @@ func (r *repository) file(ctx context.Context, commit plumbing.Hash, path string
 
 // blob reads a file's content. Its size is known before anything of it is read.
 func (r *repository) blob(ctx context.Context, id plumbing.Hash, path string, limit int64) ([]byte, error) {
-	size, err := r.storer.EncodedObjectSize(id)
+	objects, err := r.objects()
+	if err != nil {
+		return nil, r.unreadable(path, err)
+	}
+	size, err := objects.EncodedObjectSize(id)
 	if err != nil {
 		return nil, r.unreadable(path, err)
 	}
@@ -75,7 +80,7 @@ func (r *repository) blob(ctx context.Context, id plumbing.Hash, path string, li
 	if err != nil {
 		return nil, fmt.Errorf("read %s of project %q: %w", path, r.project, err)
 	}
-	blob, err := object.GetBlob(r.storer, id)
+	blob, err := object.GetBlob(objects, id)
 	if err != nil {
 		return nil, r.unreadable(path, err)
 	}
@@ -131,14 +136,19 @@ func (r *repository) find(ctx context.Context, commit plumbing.Hash, path string
 
 // rootTree is the tree of a commit.
 func (r *repository) rootTree(commit plumbing.Hash) (plumbing.Hash, error) {
-	err := r.bounded(commit, maxCommitBytes)
+	key := objectKey{r.dir, commit}
+	if tree, ok := r.folders.root(key); ok {
+		return tree, nil
+	}
+	objects, _, err := r.bounded(commit, maxCommitBytes)
 	if err != nil {
 		return plumbing.ZeroHash, r.unreadable("commit "+commit.String(), err)
 	}
-	c, err := object.GetCommit(r.storer, commit)
+	c, err := object.GetCommit(objects, commit)
 	if err != nil {
 		return plumbing.ZeroHash, r.unreadable("commit "+commit.String(), err)
 	}
+	r.folders.addRoot(key, c.TreeHash)
 	return c.TreeHash, nil
 }
 
@@ -156,35 +166,47 @@ func kindOfEntry(m filemode.FileMode) string {
 }
 
 // tree reads a tree.
-func (r *repository) tree(id plumbing.Hash) (*object.Tree, error) {
-	err := r.bounded(id, maxTreeBytes)
+func (r *repository) tree(id plumbing.Hash) (tree *object.Tree, size int64, err error) {
+	objects, size, err := r.bounded(id, maxTreeBytes)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return object.GetTree(r.storer, id)
+	tree, err = object.GetTree(objects, id)
+	return tree, size, err
 }
 
 // entry finds a name in a tree, nil if it is not there.
-func (r *repository) entry(tree plumbing.Hash, name string) (*object.TreeEntry, error) {
-	t, err := r.tree(tree)
-	if err != nil {
-		return nil, err
+func (r *repository) entry(id plumbing.Hash, name string) (*object.TreeEntry, error) {
+	key := objectKey{r.dir, id}
+	entries, ok := r.folders.list(key)
+	if !ok {
+		tree, size, err := r.tree(id)
+		if err != nil {
+			return nil, err
+		}
+		entries = tree.Entries
+		r.folders.addList(key, entries, size)
 	}
-	for i := range t.Entries {
-		if t.Entries[i].Name == name {
-			return &t.Entries[i], nil
+	for _, e := range entries {
+		if e.Name == name {
+			return &e, nil
 		}
 	}
 	return nil, nil
 }
 
-func (r *repository) bounded(h plumbing.Hash, limit int64) error {
-	size, err := r.storer.EncodedObjectSize(h)
+// bounded opens the repository for an object of at most limit bytes, and says how many it has.
+func (r *repository) bounded(h plumbing.Hash, limit int64) (*filesystem.Storage, int64, error) {
+	objects, err := r.objects()
 	if err != nil {
-		return err
+		return nil, 0, err
+	}
+	size, err := objects.EncodedObjectSize(h)
+	if err != nil {
+		return nil, 0, err
 	}
 	if size > limit {
-		return fmt.Errorf("%d bytes, more than %d", size, limit)
+		return nil, 0, fmt.Errorf("%d bytes, more than %d", size, limit)
 	}
-	return nil
+	return objects, size, nil
 }

@@ -127,7 +127,7 @@ func (w *walk) tree(id plumbing.Hash, prefix string) error {
 	if err := w.ctx.Err(); err != nil {
 		return fmt.Errorf("list folders of project %q: %w", w.repo.project, err)
 	}
-	tree, err := w.repo.tree(id)
+	tree, _, err := w.repo.tree(id)
 	if err != nil {
 		return w.repo.unreadable("folder "+prefix, err)
 	}

@@ -1,17 +1,15 @@
 package standalone
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/go-git/go-billy/v5/osfs"
-	"github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
@@ -28,18 +26,27 @@ const (
 )
 
 // repositories reads bare repositories that others push to at the same time. Every call opens its repository anew: go-git's
-// storage is not safe for several goroutines and would not see packs that came after it was opened.
+// storage is not safe for several goroutines and would not see packs that came after it was opened. What names its content, commits and
+// folders, is kept for the next call: thousands of agents that arrive together ask for the same ones.
 type repositories struct {
-	slots chan struct{}
+	slots   chan struct{}
+	folders *folders
 }
 
-func newRepositories() *repositories { return &repositories{slots: make(chan struct{}, maxOpen)} }
+func newRepositories() *repositories {
+	return &repositories{slots: make(chan struct{}, maxOpen), folders: newFolders(maxKnown)}
+}
 
 // repository is one open repository, for use by one goroutine.
 type repository struct {
 	project string // full path, for messages
 	dir     string
-	storer  *filesystem.Storage
+	// root is the folder. A link inside of it cannot lead out.
+	root *os.Root
+	// folders is shared by all.
+	folders *folders
+	// opened is what objects returns, nil before.
+	opened *filesystem.Storage
 }
 
 // use runs f on the repository of a project. Whatever go-git does with a damaged repository, it stays in here.
@@ -59,6 +66,8 @@ func (r *repositories) use(ctx context.Context, root, project string, f func(*re
 	if err != nil {
 		return err
 	}
+	defer func() { _ = repo.root.Close() }()
+	repo.folders = r.folders
 	return f(repo)
 }
 
@@ -84,22 +93,11 @@ func openRepository(root, project string) (*repository, error) {
 	if err != nil || !filepath.IsLocal(rel) || rel == "." {
 		return nil, fault.New(fault.NotFound, fault.Git, "repository of project %q not found: %s.git leads out of repositories_dir", project, project)
 	}
-	// The file system is bound to the folder: a link inside of the repository cannot lead out of it either.
-	bound := osfs.New(dir, osfs.WithBoundOS())
-	repo := &repository{project: project, dir: dir, storer: filesystem.NewStorage(bound, &objectCache{})}
-	_, err = git.Open(repo.storer, nil)
-	if errors.Is(err, git.ErrRepositoryNotExists) {
-		return nil, repo.unreadable("open", errors.New("it has no HEAD, so it is no bare repository"))
-	}
+	folder, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, repo.unreadable("open", err)
+		return nil, fault.New(fault.Unavailable, fault.Git, "repository of project %q cannot be read: %s", project, reason(err))
 	}
-	_, err = bound.Stat("objects/info/alternates")
-	if err == nil {
-		return nil, fault.New(fault.Unavailable, fault.Git,
-			"repository of project %q borrows objects from another one (objects/info/alternates), which is not supported", project)
-	}
-	return repo, nil
+	return &repository{project: project, dir: dir, root: folder}, nil
 }
 
 // unreadable is the fault of a repository that exists but does not give what it should.
@@ -185,7 +183,11 @@ func (r *repository) commit(ref plumbing.ReferenceName) (string, error) {
 }
 
 func (r *repository) empty() (bool, error) {
-	refs, err := r.storer.IterReferences()
+	objects, err := r.objects()
+	if err != nil {
+		return false, err
+	}
+	refs, err := objects.IterReferences()
 	if err != nil {
 		return false, err
 	}
@@ -210,7 +212,11 @@ func (r *repository) empty() (bool, error) {
 func (r *repository) read(name plumbing.ReferenceName) (plumbing.ReferenceName, plumbing.Hash, error) {
 	data, err := r.loose(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		ref, err := r.storer.Reference(name)
+		objects, err := r.objects()
+		if err != nil {
+			return "", plumbing.ZeroHash, err
+		}
+		ref, err := objects.Reference(name)
 		if err != nil {
 			return "", plumbing.ZeroHash, err
 		}
@@ -234,8 +240,12 @@ func (r *repository) read(name plumbing.ReferenceName) (plumbing.ReferenceName, 
 }
 
 func (r *repository) loose(name plumbing.ReferenceName) ([]byte, error) {
-	path := filepath.FromSlash(name.String())
-	info, err := r.storer.Filesystem().Stat(path)
+	f, err := r.root.Open(filepath.FromSlash(name.String()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
@@ -243,18 +253,12 @@ func (r *repository) loose(name plumbing.ReferenceName) ([]byte, error) {
 		// "refs/heads/a" is a folder while a branch "a/b" exists or did; the ref "a" may still be packed.
 		return nil, fs.ErrNotExist
 	}
-	f, err := r.storer.Filesystem().Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	var buf bytes.Buffer
-	n, err := io.Copy(&buf, io.LimitReader(f, maxRefBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if n > maxRefBytes {
+	if info.Size() > maxRefBytes {
 		return nil, errors.New("damaged ref")
 	}
-	return buf.Bytes(), nil
+	data, err := io.ReadAll(io.LimitReader(f, maxRefBytes+1))
+	if err == nil && len(data) > maxRefBytes {
+		err = errors.New("damaged ref")
+	}
+	return data, err
 }

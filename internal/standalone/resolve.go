@@ -74,14 +74,14 @@ func (r *repository) known(ref backend.Ref) (string, error) {
 // peel follows annotated tags to their commit.
 func (r *repository) peel(ref backend.Ref, id plumbing.Hash) (string, error) {
 	for range maxTags {
-		err := r.bounded(id, maxCommitBytes)
+		objects, _, err := r.bounded(id, maxCommitBytes)
 		if errors.Is(err, plumbing.ErrObjectNotFound) && ref.Commit == id.String() {
 			return "", r.none(ref)
 		}
 		if err != nil {
 			return "", r.unreadable(ref.String(), err)
 		}
-		encoded, err := r.storer.EncodedObject(plumbing.AnyObject, id)
+		encoded, err := objects.EncodedObject(plumbing.AnyObject, id)
 		if err != nil {
 			return "", r.unreadable(ref.String(), err)
 		}
@@ -89,7 +89,7 @@ func (r *repository) peel(ref backend.Ref, id plumbing.Hash) (string, error) {
 		case plumbing.CommitObject:
 			return id.String(), nil
 		case plumbing.TagObject:
-			tag, err := object.DecodeTag(r.storer, encoded)
+			tag, err := object.DecodeTag(objects, encoded)
 			if err != nil {
 				return "", r.unreadable(ref.String(), err)
 			}

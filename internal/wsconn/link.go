@@ -14,6 +14,8 @@ var errBudget = errors.New("the answer header is too long")
 // deadlines that know nothing of each other: the WebSocket library, the user of the Conn, and the preamble's absolute end.
 type link struct {
 	net.Conn
+	// remote is the other end, by name.
+	remote named
 	// release frees the preamble slot of this connection, nil if there is none; it may be called more than once.
 	release func()
 
@@ -33,7 +35,28 @@ type link struct {
 }
 
 func newLink(conn net.Conn, prefix []byte, release func()) *link {
-	return &link{Conn: conn, prefix: prefix, release: release, budget: -1}
+	l := &link{Conn: conn, prefix: prefix, release: release, budget: -1}
+	if remote := conn.RemoteAddr(); remote != nil {
+		l.remote = named{remote, remote.String()}
+	}
+	return l
+}
+
+// named is an address whose text is made once: every stream of every agent asks for it, deep in its stack.
+type named struct {
+	net.Addr
+	text string
+}
+
+// String implements net.Addr.
+func (n named) String() string { return n.text }
+
+// RemoteAddr is the address of the other end.
+func (l *link) RemoteAddr() net.Addr {
+	if l.remote.Addr == nil {
+		return nil
+	}
+	return &l.remote
 }
 
 func (l *link) Read(p []byte) (int, error) {

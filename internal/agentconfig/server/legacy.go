@@ -55,6 +55,14 @@ func (r *registration) put(ctx context.Context, agent backend.Agent, log *zap.Lo
 	r.refresh(ctx, log)
 }
 
+// ticker says when to refresh; it is nil for an agent that is not registered here.
+func (r *registration) ticker() *time.Ticker {
+	if r.info == nil {
+		return nil
+	}
+	return time.NewTicker(refreshPeriod)
+}
+
 func (r *registration) refresh(ctx context.Context, log *zap.Logger) {
 	if r.info == nil {
 		return

@@ -15,6 +15,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/api/agentconfiguration"
 	"gitlab.com/agentk/agentk/api/agenttracker"
+	"gitlab.com/agentk/agentk/internal/aside"
 	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/pushes"
 )
@@ -124,7 +125,8 @@ func (s *Server) GetConfiguration(
 	req *agentconfiguration.ConfigurationRequest,
 	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse],
 ) error {
-	x := newSession(s, req, stream)
+	x := &session{s: s, req: req, stream: stream}
+	_ = aside.Do(x.begin) // it never fails
 	defer x.end()
-	return x.run(s.cfg.AgeLimit(stream.Context()))
+	return x.run()
 }

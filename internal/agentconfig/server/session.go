@@ -49,8 +49,11 @@ type session struct {
 	s      *Server
 	req    *agentconfiguration.ConfigurationRequest
 	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse]
-	log    *zap.Logger
-	retry  *backoff.Backoff
+	// ctx ends when the stream does, and at its age limit.
+	ctx   context.Context //nolint:containedctx // that of the one call of GetConfiguration
+	retry *backoff.Backoff
+	// agent is whose stream it is, once that is known.
+	agent backend.Agent
 	// last is the commit that the agent has.
 	last string
 	// answered says that the response headers are gone.
@@ -66,62 +69,64 @@ type session struct {
 	legacy   *registration
 }
 
-func newSession(
-	s *Server,
-	req *agentconfiguration.ConfigurationRequest,
-	stream grpc.ServerStreamingServer[agentconfiguration.ConfigurationResponse],
-) *session {
+// begin readies a session that has its server, request and stream.
+func (x *session) begin() error {
+	x.ctx = x.s.cfg.AgeLimit(x.stream.Context())
 	// The agent may leave at once: what it was sent is reported all the same.
-	hooks, endHooks := context.WithCancel(context.WithoutCancel(stream.Context()))
-	return &session{
-		hooks: hooks, endHooks: endHooks,
-		s:      s,
-		req:    req,
-		stream: stream,
-		log:    s.cfg.Log,
-		retry:  backoff.New(retryPolicy),
-		last:   req.CommitId,
-		leave:  func() {},
-		legacy: newRegistration(s.cfg.Registry, req),
-	}
+	x.hooks, x.endHooks = context.WithCancel(context.WithoutCancel(x.stream.Context()))
+	x.retry = backoff.New(retryPolicy)
+	x.last = x.req.CommitId
+	x.leave = func() {}
+	x.legacy = newRegistration(x.s.cfg.Registry, x.req)
+	return nil
 }
 
-// run ends with nil, that is OK, when ctx ends before the stream does: at its age limit and when kas stops. It waits most of the time,
+// run ends with nil, that is OK, when x.ctx ends before the stream does: at its age limit and when kas stops. It waits most of the time,
 // with a small stack: the looks are done aside.
-func (x *session) run(ctx context.Context) error {
+func (x *session) run() error {
 	for {
-		l := &look{x: x, ctx: ctx}
+		l := &look{x: x}
 		err := aside.Do(l.once)
-		if ctx.Err() != nil {
-			return x.ended()
-		}
-		if err != nil {
+		if err != nil && x.ctx.Err() == nil {
 			return err
 		}
-		if again := x.wait(ctx, l.pause, l.changed); !again {
+		if err != nil || !l.wait() {
 			return x.ended()
 		}
 	}
 }
 
-// look is one look at the repository.
+// log is made when there is something to log: a logger with fields of its own holds a buffer, which a stream would keep for hours.
+func (x *session) log() *zap.Logger {
+	if x.agent.ID == 0 {
+		return x.s.cfg.Log
+	}
+	return x.s.cfg.Log.WithLazy(zap.Int64("agent_id", x.agent.ID), zap.String("project_id", x.agent.Project.Path))
+}
+
+// look is one look at the repository, and the wait for the next.
 type look struct {
-	x   *session
-	ctx context.Context //nolint:containedctx // that of the stream, for the one call of once
-	// pause is how long to wait before the next look, unless changed says that the backend has changed.
-	pause   time.Duration
+	x *session
+	// next is when to look again, unless changed says that the backend has changed.
+	next    *time.Timer
 	changed <-chan struct{}
+	// refresh is when to repeat a registration; nil: there is none.
+	refresh *time.Ticker
 }
 
 func (l *look) once() error {
 	if l.x.s.cfg.Changes != nil {
 		l.changed = l.x.s.cfg.Changes.Changed() // before the check, so that no change is missed
 	}
-	checking, cancel := context.WithTimeout(l.ctx, checkTimeout)
+	checking, cancel := context.WithTimeout(l.x.ctx, checkTimeout)
 	defer cancel()
-	var err error
-	l.pause, err = l.x.check(checking)
-	return err
+	pause, err := l.x.check(checking)
+	if err != nil {
+		return err
+	}
+	l.next = time.NewTimer(pause)
+	l.refresh = l.x.legacy.ticker()
+	return nil
 }
 
 // ended is the status of a stream that was not ended by an error of its own.
@@ -141,9 +146,9 @@ func (x *session) check(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, err
 	}
-	x.log = x.s.cfg.Log.With(zap.Int64("agent_id", agent.ID), zap.String("project_id", agent.Project.Path))
+	x.agent = agent
 	x.follow(agent.Project.Path)
-	x.legacy.put(ctx, agent, x.log)
+	x.legacy.put(ctx, agent, x.log())
 
 	head, err := x.s.cfg.Repository.Head(ctx, agent.Project)
 	switch {
@@ -200,9 +205,9 @@ func (x *session) send(agent backend.Agent, commit string, file *agentcfg.Config
 	x.retry.Reset()
 	x.s.refusals.forget(agent.ID)
 	x.s.results.WithLabelValues(resultSent).Inc()
-	x.log.Info("Configuration sent", zap.String("commit_id", commit))
+	x.log().Info("Configuration sent", zap.String("commit_id", commit))
 	if keys := agentconfig.NotForwarded(file); len(keys) > 0 {
-		x.log.Info("Configuration has keys that nothing reads any more", zap.String("commit_id", commit), zap.Strings("keys", keys))
+		x.log().Info("Configuration has keys that nothing reads any more", zap.String("commit_id", commit), zap.Strings("keys", keys))
 	}
 	return nil
 }
@@ -232,11 +237,11 @@ func (x *session) reject(agent backend.Agent, commit string, code codes.Code, te
 		text = strings.ToValidUTF8(text[:maxStatus], "") + "…"
 	}
 	x.s.results.WithLabelValues(resultRejected).Inc()
-	log := x.log.Debug // agents ask again and again
+	write := x.log().Debug // agents ask again and again
 	if x.s.refusals.isNew(agent.ID, text) {
-		log = x.log.Info
+		write = x.log().Info
 	}
-	log("Configuration rejected", zap.String("commit_id", commit), zap.String("reason", text))
+	write("Configuration rejected", zap.String("commit_id", commit), zap.String("reason", text))
 	return status.Error(code, text)
 }
 
@@ -245,7 +250,7 @@ func (x *session) later(what string, err error) time.Duration {
 	delay := x.retry.Next()
 	if fault.KindOf(err) != fault.Canceled {
 		x.s.results.WithLabelValues(resultError).Inc()
-		x.log.Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))
+		x.log().Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))
 	}
 	return delay
 }
@@ -258,7 +263,7 @@ func (x *session) confirm(agent backend.Agent, commit string) {
 	}
 	x.answered = true
 	if err := x.stream.SendHeader(metadata.Pairs(agentconfig.CurrentHeader, commit)); err != nil {
-		x.log.Debug("Header was not sent", zap.Error(err))
+		x.log().Debug("Header was not sent", zap.Error(err))
 	}
 }
 
@@ -272,33 +277,41 @@ func (x *session) follow(path string) {
 	x.wake, x.leave = x.s.pushes.Join(path)
 }
 
-// wait returns true when it is time to check again and false when the stream is to end.
-func (x *session) wait(ctx context.Context, pause time.Duration, changed <-chan struct{}) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	refresh := time.NewTicker(refreshPeriod)
-	defer refresh.Stop()
+// wait returns true when it is time to look again and false when the stream is to end.
+func (l *look) wait() bool {
+	defer l.stop()
+	var refresh <-chan time.Time
+	if l.refresh != nil {
+		refresh = l.refresh.C
+	}
 	for {
 		select {
-		case <-ctx.Done():
+		case <-l.x.ctx.Done():
 			return false
-		case <-timer.C:
+		case <-l.next.C:
 			return true
-		case <-x.wake:
+		case <-l.x.wake:
 			return true
-		case <-changed:
-			changed = nil
-			timer.Reset(rand.N(settle))
-		case <-refresh.C:
-			x.legacy.refresh(ctx, x.log)
+		case <-l.changed:
+			l.changed = nil
+			l.next.Reset(rand.N(settle))
+		case <-refresh:
+			l.x.legacy.refresh(l.x.ctx, l.x.log())
 		}
+	}
+}
+
+func (l *look) stop() {
+	l.next.Stop()
+	if l.refresh != nil {
+		l.refresh.Stop()
 	}
 }
 
 // end waits for what the stream started and undoes what it registered.
 func (x *session) end() {
 	x.leave()
-	x.legacy.remove(x.stream.Context(), x.log)
+	x.legacy.remove(x.stream.Context(), x.log())
 	if x.hook != nil {
 		limit := time.AfterFunc(farewell, x.endHooks)
 		defer limit.Stop()
