@@ -156,8 +156,8 @@ func (m *monitor) watch(p *pacer, dial dialFunc) dialFunc {
 	}
 }
 
-// failed notes an attempt that led to no connection; paced: the dialer waits before the next one, too. Where kas has several addresses, one that does not work is no news while another
-// does.
+// failed notes an attempt that led to no connection; paced: the dialer waits before the next one, too. Where kas has several addresses,
+// one that does not work is no news while another does.
 func (m *monitor) failed(err error, paced bool) {
 	if errors.Is(err, context.Canceled) {
 		return // Close, or a change of addresses
