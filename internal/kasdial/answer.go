@@ -152,7 +152,8 @@ func (m *monitor) foreign(err error) error {
 	return fmt.Errorf("gRPC with %s: expected an answer of kas but got %d%s", m.host, code, wsconn.Advice(code))
 }
 
-// probe asks kas for a sign of life while the gate is closed, with the delays of connection attempts, and opens it when there is one.
+// probe asks kas for a sign of life while the gate is closed, with the delays of connection attempts that are answered, and opens it when
+// there is one.
 func (m *monitor) probe(ctx context.Context, conn grpc.ClientConnInterface) {
 	for {
 		select {
@@ -161,7 +162,7 @@ func (m *monitor) probe(ctx context.Context, conn grpc.ClientConnInterface) {
 			return
 		}
 		delay := minFirstRetry + rand.N(maxFirstRetry-minFirstRetry)
-		for next := baseDelay; ; next = min(time.Duration(float64(next)*delayFactor), maxDelay) {
+		for next := afterAnswer; ; next = min(time.Duration(float64(next)*delayFactor), maxDelay) {
 			select {
 			case <-time.After(delay):
 			case <-ctx.Done():

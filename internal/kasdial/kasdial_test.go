@@ -2,10 +2,15 @@ package kasdial
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,12 +77,12 @@ func TestClient_AllSchemes(t *testing.T) {
 func TestClient_CertificateNotTrusted(t *testing.T) {
 	serverTLS, _ := privateCA(t, "kas.test")
 	k := startKas(t, "", serverTLS, noLimits)
-	for _, scheme := range []string{"grpcs", "wss"} {
+	for scheme, next := range map[string]time.Duration{"grpcs": baseDelay, "wss": baseDelay + afterAnswer} {
 		_, told := connect(t, scheme+"://"+k.addr, func(cfg *Config) { cfg.ServerName = "kas.test" })
 		eventually(t, scheme+" fails", func() bool {
 			return told.count(func(e Event) bool {
 				return e.Change == AttemptFailed && strings.Contains(e.Reason.Error(), "certificate signed by unknown authority") &&
-					e.NextAttempt == time.Second
+					e.NextAttempt == next
 			}) > 0
 		})
 	}
@@ -142,7 +147,7 @@ func TestClient_Reconnects(t *testing.T) {
 			k.stop()
 			eventually(t, "loss and failed attempt", func() bool {
 				return told.count(func(e Event) bool { return e.Change == Disconnected && !e.Planned && e.Reason != nil }) == 1 &&
-					told.count(func(e Event) bool { return e.Change == AttemptFailed }) >= 1
+					told.count(func(e Event) bool { return e.Change == AttemptFailed && e.NextAttempt == baseDelay }) == 1
 			})
 			startKas(t, k.addr, nil, noLimits)
 			eventually(t, "connected again", func() bool { return connected() == 2 })
@@ -225,32 +230,50 @@ func TestClient_CloseWhileConnecting(t *testing.T) {
 	}
 }
 
-func TestPacer(t *testing.T) { synctest.Test(t, testPacer) }
-
-func testPacer(t *testing.T) {
-	p := &pacer{}
-	timed := func() time.Duration {
-		start := time.Now()
-		if err := p.wait(t.Context(), "a"); err != nil {
-			t.Fatal(err)
-		}
-		return time.Since(start)
-	}
-	if took := timed(); took != 0 {
-		t.Errorf("first connection waits %v", took)
-	}
-	p.succeeded("a")
-	if took := timed(); took < minFirstRetry || took >= maxFirstRetry {
-		t.Errorf("first retry waits %v", took)
-	}
-	if took := timed(); took != 0 {
-		t.Errorf("later retries wait %v here besides gRPC's own delay", took)
-	}
-	p.succeeded("a")
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := p.wait(ctx, "a"); err == nil {
-		t.Error("a wait that is not wanted any more goes on")
+func TestPacer(t *testing.T) {
+	refused := fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
+	for name, test := range map[string]struct {
+		attempts []error // at "a", one after the other
+		min, max time.Duration
+	}{
+		"first attempt":     {nil, 0, 0},
+		"after a loss":      {[]error{nil}, minFirstRetry, maxFirstRetry},
+		"nobody listens":    {[]error{refused}, 0, 0},
+		"lost and refused":  {[]error{nil, refused}, 0, 0},
+		"a proxy answers":   {[]error{errors.New("expected 101 but got 502")}, afterAnswer / 2, 2 * afterAnswer},
+		"no answer at all":  {[]error{os.ErrDeadlineExceeded}, afterAnswer / 2, 2 * afterAnswer},
+		"answered, refused": {[]error{io.EOF, refused}, 0, 0},
+		"not wanted":        {[]error{context.Canceled}, 0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &pacer{}
+			timed := func(addr string) time.Duration {
+				start := time.Now()
+				if err := p.wait(t.Context(), addr); err != nil {
+					t.Error(err)
+				}
+				return time.Since(start)
+			}
+			for _, err := range test.attempts {
+				timed("a")
+				p.ended("a", err)
+			}
+			if took := timed("b"); took != 0 {
+				t.Errorf("%s: another address waits %v", name, took)
+			}
+			if took := timed("a"); took < test.min || took > test.max {
+				t.Errorf("%s: the next attempt waits %v", name, took)
+			}
+			if took := timed("a"); took != 0 {
+				t.Errorf("%s: one that followed waits %v", name, took)
+			}
+			p.ended("a", nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := p.wait(ctx, "a"); err == nil {
+				t.Errorf("%s: a wait that is not wanted any more goes on", name)
+			}
+		})
 	}
 }
 

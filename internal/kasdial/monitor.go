@@ -147,18 +147,18 @@ func (m *monitor) watch(p *pacer, dial dialFunc) dialFunc {
 			return nil, err
 		}
 		conn, err := dial(ctx, addr)
+		p.ended(addr, err)
 		if err != nil {
-			m.failed(err)
+			m.failed(err, isAnswer(err))
 			return nil, err
 		}
-		p.succeeded(addr)
 		return conn, nil
 	}
 }
 
-// failed notes an attempt that led to no connection. Where kas has several addresses, one that does not work is no news while another
-// does.
-func (m *monitor) failed(err error) {
+// failed notes an attempt that led to no connection; paced: the dialer waits before the next one, too. Where kas has several addresses,
+// one that does not work is no news while another does.
+func (m *monitor) failed(err error, paced bool) {
 	if errors.Is(err, context.Canceled) {
 		return // Close, or a change of addresses
 	}
@@ -166,7 +166,10 @@ func (m *monitor) failed(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// gRPC's own delay, without its jitter.
-	next := min(time.Duration(float64(baseDelay)*math.Pow(delayFactor, float64(min(m.failures, 10)))), maxDelay)
+	next := time.Duration(min(float64(baseDelay)*math.Pow(delayFactor, float64(m.failures)), float64(maxDelay)))
+	if paced {
+		next += afterAnswer
+	}
 	m.failures++
 	if m.up {
 		m.log().Debug("Cannot connect to one address of gRPC server", zap.String("kas_address", m.address), zap.NamedError("reason", err))

@@ -53,19 +53,19 @@ func TestMonitor_WhyAConnectionWasLost(t *testing.T) {
 
 func TestMonitor_NextAttempt(t *testing.T) {
 	m := newMonitor(Config{}, urlOf(t))
-	for i, want := range []time.Duration{1000, 1600, 2560, 4096, 6553, 10485, 16777, 20000, 20000} {
-		m.failed(errors.New("refused"))
-		if got := (<-m.events).NextAttempt.Truncate(time.Millisecond); got != want*time.Millisecond {
+	for i, want := range []time.Duration{100, 140, 196, 274, 384, 538, 753, 1054, 1476, 2066, 2893, 4050, 5669, 7937, 11112, 15557, 20000, 20000} {
+		m.failed(errors.New("refused"), false)
+		if got := (<-m.events).NextAttempt.Round(time.Millisecond); got != want*time.Millisecond {
 			t.Errorf("after failure %d: %v, want %v", i+1, got, want*time.Millisecond)
 		}
 	}
 	m.established(&watchedConn{})
-	m.failed(errors.New("refused"))
-	if got := (<-m.events).NextAttempt; got != time.Second {
+	m.failed(errors.New("502"), true)
+	if got := (<-m.events).NextAttempt; got != baseDelay+afterAnswer {
 		t.Errorf("after a connection: %v", got)
 	}
 	for range 2 * maxEvents { // nobody takes them: no attempt may block on that
-		m.failed(errors.New("refused"))
+		m.failed(errors.New("refused"), false)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestMonitor_ClosedInOrder(t *testing.T) {
 func TestMonitor_FailureBesideAConnection(t *testing.T) {
 	m := newMonitor(Config{}, urlOf(t))
 	m.up = true
-	m.failed(errors.New("refused"))
+	m.failed(errors.New("refused"), false)
 	if len(m.events) > 0 || testutil.ToFloat64(m.attempts.WithLabelValues("failure")) != 1 {
 		t.Errorf("%d events", len(m.events))
 	}

@@ -26,7 +26,7 @@ func (w *watchedCredentials) ClientHandshake(ctx context.Context, authority stri
 	conn, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		err = wsconn.ExplainTLS(w.monitor.host, err)
-		w.monitor.failed(err)
+		w.monitor.failed(err, false)
 		return nil, nil, err
 	}
 	return newWatchedConn(conn, w.monitor), info, nil
@@ -149,7 +149,7 @@ func (c *watchedConn) Close() error {
 			err = errHungUp
 		}
 		if failed {
-			c.monitor.failed(err)
+			c.monitor.failed(err, false)
 		}
 	})
 	return c.Conn.Close()

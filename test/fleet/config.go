@@ -41,6 +41,8 @@ type Config struct {
 	Sentinel bool
 	// KasYAML is merged over the configuration file of every kas.
 	KasYAML string
+	// Env is added to the environment of every kas and every agent.
+	Env []string
 	// Programs replaces the program of some kas, by its number.
 	Programs map[int]string
 	// Parse makes the agents' and the peers' links find places in the protocols, see badlink.Link.Cut.
@@ -102,13 +104,14 @@ func (f *Fleet) lineConfig(privatePorts []string) (line.Config, error) {
 			}
 			a.Args = append(slices.Clone(a.Args), args...)
 		}
+		a.Env = slices.Concat(a.Env, f.cfg.Env)
 		a.Manual = true
 		cfg.Agents = append(cfg.Agents, a)
 	}
 	for i, port := range privatePorts {
 		cfg.Replicas = append(cfg.Replicas, line.ReplicaConfig{
 			ExtraYAML: f.sharedSections(i, net.JoinHostPort(f.cfg.Host, port), secret),
-			Env:       []string{"OWN_PRIVATE_API_URL=grpc://" + f.peerLinks[i].Addr()},
+			Env:       append([]string{"OWN_PRIVATE_API_URL=grpc://" + f.peerLinks[i].Addr()}, f.cfg.Env...),
 			Program:   f.cfg.Programs[i],
 		})
 	}

@@ -70,7 +70,10 @@ func (s *synchronisation) pass(ctx context.Context, reason engine.Finished_Reaso
 	}
 	report.Duration = durationpb.New(time.Since(begun))
 	// A pass that found nothing is no news, unless the one before failed to look.
-	if (!report.GetNoop() || s.failed) && !report.GetCancelled() {
+	switch {
+	case report.GetCancelled():
+		s.cut(report, out)
+	case !report.GetNoop() || s.failed:
 		s.show(ctx, begun, report, out)
 	}
 	s.failed = report.GetError() != ""

@@ -27,6 +27,7 @@ type shown struct {
 	writer      *publish.Writer
 	lastSuccess string
 	objects     []status.Object // of the newest run that came to objects
+	running     *unfinished     // nil: nobody was shown that a run goes on
 }
 
 // quiet says that nothing may be written: a client-side dry run sends no change, not even its own status.
@@ -101,6 +102,7 @@ func (s *synchronisation) progress(ctx context.Context, f *engine.Finished) func
 			return
 		}
 		d.Objects = objects(results)
+		s.worker.shown.running = &unfinished{sync: s, document: d}
 		s.write(ctx, d, "debug")
 	}
 	if f.GetReason() == engine.Finished_COMMIT {
@@ -136,11 +138,7 @@ func (s *synchronisation) show(ctx context.Context, begun time.Time, f *engine.F
 		sh.lastSuccess = s.unit.commit
 	}
 	if out != nil {
-		results := make(map[string]*apply.Result, len(out.Results))
-		for id, r := range out.Results {
-			results[id.String()] = r
-		}
-		sh.objects = objects(results)
+		sh.objects = objectsOf(out)
 	}
 	if s.quiet() {
 		return
@@ -151,9 +149,8 @@ func (s *synchronisation) show(ctx context.Context, begun time.Time, f *engine.F
 	if f.GetError() != "" {
 		d.State, d.Error, d.UserError = status.Failed, f.GetError(), f.GetUserError()
 	}
-	d.Counts = status.Counts{
-		Applied: f.GetApplied(), Pruned: f.GetPruned(), Unchanged: f.GetUnchanged(), Skipped: f.GetSkipped(), Failed: f.GetFailed(),
-	}
+	d.Counts = countsOf(f)
+	sh.running = nil
 	s.write(ctx, d, "warn")
 	s.event(ctx, f)
 }
@@ -185,6 +182,21 @@ func (s *synchronisation) event(ctx context.Context, f *engine.Finished) {
 	if err != nil {
 		s.worker.log("warn", "Event was not written", s.unit.commit, map[string]string{"error": err.Error()})
 	}
+}
+
+func countsOf(f *engine.Finished) status.Counts {
+	return status.Counts{
+		Applied: f.GetApplied(), Pruned: f.GetPruned(), Unchanged: f.GetUnchanged(), Skipped: f.GetSkipped(), Failed: f.GetFailed(),
+	}
+}
+
+// objectsOf are those of a whole run.
+func objectsOf(out *apply.Outcome) []status.Object {
+	results := make(map[string]*apply.Result, len(out.Results))
+	for id, r := range out.Results {
+		results[id.String()] = r
+	}
+	return objects(results)
 }
 
 // objects turns results into what is shown.

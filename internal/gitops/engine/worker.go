@@ -19,7 +19,7 @@ type worker struct {
 	name   string
 	engine *Engine
 	ctx    context.Context // of the worker's life
-	stop   context.CancelFunc
+	stop   context.CancelCauseFunc
 	shown  *shown       // used by the worker's goroutine only
 	left   *drift.State // what the newest successful run left; used by the worker's goroutine only
 
@@ -31,7 +31,7 @@ type worker struct {
 
 func newWorker(ctx context.Context, name string, e *Engine) *worker {
 	w := &worker{name: name, engine: e, wake: make(chan struct{}, 1), shown: &shown{}}
-	w.ctx, w.stop = context.WithCancel(ctx)
+	w.ctx, w.stop = context.WithCancelCause(ctx)
 	return w
 }
 
@@ -60,7 +60,7 @@ func (w *worker) cancel() {
 }
 
 // end ends the worker; its goroutine follows.
-func (w *worker) end() { w.stop() }
+func (w *worker) end() { w.stop(errForgotten) }
 
 // take returns the newest job and a context that ends with it.
 func (w *worker) take() (*job, context.Context) {
@@ -78,15 +78,19 @@ func (w *worker) take() (*job, context.Context) {
 
 // loop is the worker's goroutine.
 func (w *worker) loop() {
-	defer w.stop()
+	defer w.stop(nil)
 	for {
 		select {
 		case <-w.ctx.Done():
+			w.part()
 			return
 		case <-w.wake:
 		}
 		if j, ctx := w.take(); j != nil {
 			w.follow(ctx, j)
+			if ctx.Err() != nil {
+				w.part()
+			}
 		}
 	}
 }

@@ -57,6 +57,34 @@ type lastEvent struct {
 
 // Write stores the document. Every client is tried until one is allowed to: the account of the synchronisation first, then the engine's.
 func (w *Writer) Write(ctx context.Context, d status.Document, clients ...dynamic.Interface) error {
+	return allowed(clients, func(c dynamic.Interface) error { return w.store(ctx, c, d, "") })
+}
+
+// Replace stores the document where was is what is stored, or a newer state of the same pass. It does nothing where somebody else, who may be
+// another engine, has written since.
+func (w *Writer) Replace(ctx context.Context, was, d status.Document, clients ...dynamic.Interface) error {
+	return allowed(clients, func(c dynamic.Interface) error {
+		stored, err := c.Resource(configMaps).Namespace(w.Namespace).Get(ctx, status.Name(w.ID), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read status ConfigMap %s/%s: %w", w.Namespace, status.Name(w.ID), err)
+		}
+		text, _, _ := unstructured.NestedString(stored.Object, "data", status.DataKey)
+		var now status.Document
+		if json.Unmarshal([]byte(text), &now) != nil || now.State != was.State || now.Commit != was.Commit || !now.Started.Equal(was.Started) {
+			return nil
+		}
+		if err := w.store(ctx, c, d, stored.GetResourceVersion()); !apierrors.IsConflict(err) {
+			return err
+		}
+		return nil
+	})
+}
+
+// store applies the ConfigMap; with a version only over that one.
+func (w *Writer) store(ctx context.Context, c dynamic.Interface, d status.Document, version string) error {
 	data, err := status.Encode(d)
 	if err != nil {
 		return err
@@ -69,15 +97,16 @@ func (w *Writer) Write(ctx context.Context, d status.Document, clients ...dynami
 	u.SetName(status.Name(w.ID))
 	u.SetNamespace(w.Namespace)
 	u.SetLabels(map[string]string{status.Label: strconv.FormatInt(w.AgentID, 10)})
-	return allowed(clients, func(c dynamic.Interface) error {
-		stored, err := c.Resource(configMaps).Namespace(w.Namespace).
-			Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: w.Manager, Force: true})
-		if err != nil {
-			return fmt.Errorf("write status ConfigMap %s/%s: %w", w.Namespace, u.GetName(), err)
-		}
-		w.uid = stored.GetUID()
-		return nil
-	})
+	if version != "" {
+		u.SetResourceVersion(version)
+	}
+	stored, err := c.Resource(configMaps).Namespace(w.Namespace).
+		Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: w.Manager, Force: true})
+	if err != nil {
+		return fmt.Errorf("write status ConfigMap %s/%s: %w", w.Namespace, u.GetName(), err)
+	}
+	w.uid = stored.GetUID()
+	return nil
 }
 
 // allowed tries clients in turn while they are forbidden.

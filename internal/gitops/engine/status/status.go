@@ -3,7 +3,8 @@
 //
 // It imports nothing but the standard library, since agentk reads with it; package publish writes.
 //
-// The ConfigMap stays when a project is taken out of the configuration, as its objects do: it then tells of the last synchronisation.
+// The ConfigMap stays when a project is taken out of the configuration, as its objects do: it then tells of the last synchronisation. It never
+// says for long that one goes on which does not, unless the engine was killed and none came after it.
 package status
 
 import (
@@ -31,11 +32,13 @@ func Name(id string) string { return "gitops-status-" + id }
 // State is how a synchronisation stands.
 type State string
 
-// The states.
+// The states. Stopped is a synchronisation that was cut short, and that no other followed so far: its unit was taken out of the
+// configuration, its options were changed, or the agent ended. Error then says why. What was applied before stays.
 const (
 	Running   State = "Running"
 	Succeeded State = "Succeeded"
 	Failed    State = "Failed"
+	Stopped   State = "Stopped"
 )
 
 // Document is what DataKey holds.
@@ -50,7 +53,7 @@ type Document struct {
 	// Started and Finished are when; no Finished: it goes on.
 	Started  time.Time  `json:"started"`
 	Finished *time.Time `json:"finished,omitempty"`
-	// Error is what went wrong.
+	// Error is what went wrong, or why it was stopped.
 	Error     string `json:"error,omitempty"`
 	UserError bool   `json:"userError,omitempty"`
 	// LastSuccess is the newest commit that was synchronised without error, by this engine.
