@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/bmatcuk/doublestar/v4 v4.10.4 // the globs of GitOps paths
 	github.com/bufbuild/protocompile v0.14.1 // compiles api/*.proto for "make gen" without protoc
+	github.com/fsnotify/fsnotify v1.10.1 // notices changed configuration, certificate and repository files
 	github.com/go-git/go-billy/v5 v5.9.2 // the file system that go-git reads through
 	github.com/go-git/go-git/v5 v5.19.3 // reads bare repositories of the standalone backend
 	github.com/go-logr/logr v1.4.4 // carries the Kubernetes libraries' log lines into ours

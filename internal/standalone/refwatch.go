@@ -50,8 +50,8 @@ func (b *Backend) watchRepositories(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case path := <-rw.w.events():
-			if rw.mark(path) && settled == nil {
+		case ev := <-rw.w.events():
+			if rw.mark(ev.Name) && settled == nil {
 				settled = time.After(debounce)
 			}
 		case <-settled:

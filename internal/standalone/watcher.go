@@ -3,6 +3,7 @@ package standalone
 import (
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"go.uber.org/zap"
 )
 
@@ -18,13 +19,13 @@ const (
 // watcher tells about changes in folders (not below them). Where the system offers no notification it stays silent for ever;
 // its users poll as well.
 type watcher struct {
-	notify *notifier // nil: not available
+	notify *fsnotify.Watcher // nil: not available
 	log    *zap.Logger
 	failed bool
 }
 
 func newWatcher(log *zap.Logger) *watcher {
-	n, err := newNotifier()
+	n, err := fsnotify.NewWatcher()
 	if err != nil {
 		log.Warn("File change notification is not available, polling only", zap.Duration("interval", pollInterval), zap.Error(err))
 		return &watcher{log: log, failed: true}
@@ -34,16 +35,15 @@ func newWatcher(log *zap.Logger) *watcher {
 
 func (w *watcher) close() {
 	if w.notify != nil {
-		w.notify.close()
+		_ = w.notify.Close()
 	}
 }
 
-// events delivers the paths of what has changed.
-func (w *watcher) events() <-chan string {
+func (w *watcher) events() <-chan fsnotify.Event {
 	if w.notify == nil {
 		return nil
 	}
-	return w.notify.changes
+	return w.notify.Events
 }
 
 // errors delivers lost events and the like: whoever gets one must look at everything.
@@ -51,7 +51,7 @@ func (w *watcher) errors() <-chan error {
 	if w.notify == nil {
 		return nil
 	}
-	return w.notify.lost
+	return w.notify.Errors
 }
 
 // add watches a folder. Watching one that is watched already costs nothing.
@@ -59,7 +59,7 @@ func (w *watcher) add(dir string) {
 	if w.notify == nil {
 		return
 	}
-	err := w.notify.add(dir)
+	err := w.notify.Add(dir)
 	if err != nil && !w.failed {
 		w.failed = true
 		w.log.Warn("Some folders cannot be watched, polling them", zap.Duration("interval", pollInterval), zap.String("reason", reason(err)))
@@ -71,5 +71,10 @@ func (w *watcher) keep(wanted func(dir string) bool) {
 	if w.notify == nil {
 		return
 	}
-	w.notify.keep(wanted)
+	for _, dir := range w.notify.WatchList() {
+		if !wanted(dir) {
+			// It fails only if the folder is gone, and its watch with it.
+			_ = w.notify.Remove(dir)
+		}
+	}
 }
