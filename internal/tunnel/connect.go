@@ -28,7 +28,7 @@ const (
 //
 // Thousands of streams are parked in here. What they wait with is small, and what comes before is done aside.
 func (r *Registry) Connect(rpc grpc.ServerStream, agentID int64, session, ageLimit context.Context) error {
-	c := &connecting{r: r, t: newStream(agentID, peerOf(rpc.Context()), rpc), session: session, ageLimit: ageLimit}
+	c := &connecting{r: r, t: newStream(agentID, rpc), session: session, ageLimit: ageLimit}
 	if err := aside.Do(c.park); err != nil {
 		return err
 	}
@@ -54,6 +54,10 @@ type connecting struct {
 
 // park makes the stream available.
 func (c *connecting) park() error {
+	c.t.peer = peerOf(c.t.rpc.Context())
+	for _, ctx := range []context.Context{c.t.rpc.Context(), c.ageLimit, c.session} {
+		ctx.Done() // a channel that is there already costs the one who waits no stack
+	}
 	raw, err := receiveDescriptor(c.session, c.t.rpc, c.r.cfg.DescriptorTimeout)
 	if err != nil {
 		return err

@@ -52,7 +52,8 @@ type registryModel struct {
 }
 
 func (m *registryModel) park(rt *rapid.T) {
-	t := newStream(agentID, rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod"), liveStream{})
+	t := newStream(agentID, liveStream{})
+	t.peer = rapid.SampledFrom([]string{"pod a", "pod b", "pod c"}).Draw(rt, "pod")
 	if err := m.registry.enter(t, m.raw); err != nil {
 		rt.Fatal(err)
 	}

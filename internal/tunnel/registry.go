@@ -368,7 +368,7 @@ func (s *shard) enter(t *stream, raw []byte) (bool, error) {
 		a.conns = append(a.conns, c)
 	}
 	c.desc = t.desc
-	t.conn = c
+	t.conn, t.peer = c, c.peer
 	c.refs++
 	a.streams++
 	delete(s.gone, t.agentID)

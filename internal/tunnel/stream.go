@@ -10,9 +10,10 @@ import (
 // stream is one stream of an agent at kas: parked, or busy with a call.
 type stream struct {
 	agentID int64
-	peer    string
 	rpc     grpc.ServerStream
-	desc    *descriptor
+	// peer names the transport connection, once the stream has entered the registry.
+	peer string
+	desc *descriptor
 
 	// Guarded by the registry's shard mutex.
 	conn     *connStreams
@@ -28,8 +29,8 @@ type stream struct {
 	ended chan error
 }
 
-func newStream(agentID int64, peer string, rpc grpc.ServerStream) *stream {
-	return &stream{agentID: agentID, peer: peer, rpc: rpc, retired: make(chan struct{}), ended: make(chan error, 1)}
+func newStream(agentID int64, rpc grpc.ServerStream) *stream {
+	return &stream{agentID: agentID, rpc: rpc, retired: make(chan struct{}), ended: make(chan error, 1)}
 }
 
 // end ends the stream's RPC with err, nil for OK. Only the first call of it counts.
