@@ -157,6 +157,16 @@ func (c *client) wantEnd(t *testing.T) {
 	}
 }
 
+// await waits for a step of a test, which may fail before.
+func await(t *testing.T, step <-chan struct{}) error {
+	select {
+	case <-step:
+		return nil
+	case <-t.Context().Done():
+		return t.Context().Err()
+	}
+}
+
 // The head of a short answer waits for its body, but not for long.
 func TestRequester_HeadAlone(t *testing.T) {
 	seen := make(chan struct{})
@@ -167,7 +177,9 @@ func TestRequester_HeadAlone(t *testing.T) {
 		if err := a.Respond(200, "Content-Length", "10"); err != nil {
 			return err
 		}
-		<-seen
+		if err := await(t, seen); err != nil {
+			return err
+		}
 		for _, half := range []string{"hello", "world"} {
 			if err := a.Data(half); err != nil {
 				return err
@@ -201,7 +213,9 @@ func TestRequester_LostAfterHead(t *testing.T) {
 				return err
 			}
 			if wait {
-				<-seen
+				if err := await(t, seen); err != nil {
+					return err
+				}
 			}
 			return status.Error(codes.Unavailable, "gone")
 		})

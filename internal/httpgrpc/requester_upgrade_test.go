@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -128,7 +129,17 @@ func TestRequester_Upgrade_Gathers(t *testing.T) {
 	c.send(t, upgradeRequest)
 	c.switched(t)
 	c.send(t, "a lone piece")
-	if m := <-got; m != "a lone piece" {
+	next := func() string {
+		t.Helper()
+		select {
+		case m := <-got:
+			return m
+		case <-time.After(patience):
+			t.Fatal("nothing arrives")
+			return ""
+		}
+	}
+	if m := next(); m != "a lone piece" {
 		t.Fatalf("%q", m)
 	}
 	beneath.on = true
@@ -138,8 +149,8 @@ func TestRequester_Upgrade_Gathers(t *testing.T) {
 	if _, err := beneath.Conn.Write(beneath.held); err != nil {
 		t.Fatal(err)
 	}
-	if m := <-got; m != "head body tail" {
-		t.Errorf("%q", m)
+	if m := next(); m != "head body tail" {
+		t.Fatalf("%q", m)
 	}
 	beneath.on = false
 	long := strings.Repeat("0123456789abcdef", 16<<10)
