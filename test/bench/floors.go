@@ -100,7 +100,8 @@ func (st *stage) besideFloors(
 	}
 	defer pipe.stop()
 	samples, err := takeTurns(ctx, st.effort, []side[reading]{
-		{name: "direct", take: direct}, {name: "through the line", take: through},
+		{name: "direct", take: direct},
+		{name: "through the line", take: through},
 		{name: "through the floor", take: requests.get(clients), short: true},
 		{name: "through the pipe", take: pipe.get(clients), short: true},
 	})

@@ -39,8 +39,10 @@ func (r *replicas) hopRows(ctx context.Context, e effort) ([]row, error) {
 		return func(ctx context.Context, d time.Duration) (loadResult, error) { return t.load(ctx, "/version", 1, d) }
 	}
 	samples, err := takeTurns(ctx, effort{pairs: hopRounds, each: e.each / hopRounds}, []side[loadResult]{
-		{name: "through its own kas", take: ask(r.through(0, warmAgent))}, {name: "through the other kas", take: ask(r.through(1, warmAgent))},
-		{name: "through the floor", take: ask(short.through)}, {name: "through the floor with a relay", take: ask(long.through)},
+		{name: "through its own kas", take: ask(r.through(0, warmAgent))},
+		{name: "through the other kas", take: ask(r.through(1, warmAgent))},
+		{name: "through the floor", take: ask(short.through)},
+		{name: "through the floor with a relay", take: ask(long.through)},
 	})
 	if err != nil {
 		return nil, err

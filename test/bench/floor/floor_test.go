@@ -150,8 +150,15 @@ func TestPart_Refuses(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{},
-		{Front}, {Front, Pipe, "a:1", none}, {Front, Pipe, "a:1", none, none}, {Front, "other", "a:1", certificate, key},
-		{Relay}, {Back, Pipe, "a:1"}, {Back, "other", "a:1", empty}, {Back, Pipe, "a:1", none}, {Back, Pipe, "a:1", empty},
+		{Front},
+		{Front, Pipe, "a:1", none},
+		{Front, Pipe, "a:1", none, none},
+		{Front, "other", "a:1", certificate, key},
+		{Relay},
+		{Back, Pipe, "a:1"},
+		{Back, "other", "a:1", empty},
+		{Back, Pipe, "a:1", none},
+		{Back, Pipe, "a:1", empty},
 	} {
 		if _, err := part(args); err == nil {
 			t.Errorf("%q is a part", args)
