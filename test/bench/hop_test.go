@@ -12,16 +12,19 @@ func TestReplicaRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 4 {
+	if len(rows) != 5 {
 		t.Fatalf("%d rows", len(rows))
 	}
-	for _, r := range rows[:2] {
+	if r := rows[1]; r.Name != "floor_hop_added_p50_us" || r.Line == 0 || r.Goal != "" {
+		t.Errorf("the floor: %+v", r)
+	}
+	for _, r := range []row{rows[0], rows[2]} {
 		if r.Line == 0 || !strings.HasPrefix(r.Goal, "<= ") {
 			t.Errorf("%s: %.4g %s, goal %s", r.Name, r.Line, r.Unit, r.Goal)
 		}
 	}
 	for i, goal := range []float64{goalOneAbsent, goalManyAbsent} {
-		if r := rows[2+i]; r.Line > 5*goal || !strings.HasPrefix(r.Goal, "<= ") {
+		if r := rows[3+i]; r.Line > 5*goal || !strings.HasPrefix(r.Goal, "<= ") {
 			t.Errorf("%s: %.4g %s, goal %s", r.Name, r.Line, r.Unit, r.Goal)
 		}
 	}
