@@ -37,7 +37,7 @@ const (
 	echoMethod  = "Echo"
 	wanted      = testService + "/" + echoMethod
 	// patience is how long a test waits for what must happen.
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // line is a registry behind a real gRPC server, and a way to dial it.
