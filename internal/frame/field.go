@@ -102,3 +102,29 @@ func Field(data []byte, field protowire.Number) ([]byte, int) {
 	}
 	return value, n + m
 }
+
+// AddPair adds a KeyValues to m, one value after the other, unless legal says that its key is not; nil: every key is. It returns false if the
+// KeyValues is not encoded plainly, key before values: something else has to read it then.
+func AddPair(m map[string][]string, pair []byte, legal func(key string) bool) bool {
+	key, n := Field(pair, PairKey)
+	if n < 0 {
+		return false
+	}
+	values, k := Field(pair[n:], PairValues)
+	if k < 0 || n+k != len(pair) {
+		return false
+	}
+	name := string(key)
+	add := legal == nil || legal(name)
+	for len(values) > 0 {
+		value, n := Field(values, PairValue)
+		if n < 0 {
+			return false
+		}
+		if add {
+			m[name] = append(m[name], string(value))
+		}
+		values = values[n:]
+	}
+	return true
+}

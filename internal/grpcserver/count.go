@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
+
+	"gitlab.com/agentk/agentk/internal/rpcmetrics"
 )
 
 // CountStreams counts streams and their messages. Of the methods named bulk ("/service/method") only streams are counted, by how they
@@ -20,13 +22,13 @@ func handle(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler
 // every stream that waits, and with them the next size of a stack.
 func CountStreamsOf(metrics *ServerMetrics, next grpc.StreamServerInterceptor, bulk ...string) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		counters := metrics.of(info.FullMethod, kindOf(info.IsClientStream, info.IsServerStream))
-		counters.started.Inc()
+		counters := metrics.Of(info.FullMethod, rpcmetrics.KindOf(info.IsClientStream, info.IsServerStream))
+		counters.Started.Inc()
 		if !slices.Contains(bulk, info.FullMethod) {
 			stream = &countedStream{stream, counters}
 		}
 		err := next(srv, stream, info, handler)
-		metrics.end(counters, err)
+		counters.End(err)
 		return err
 	}
 }
@@ -34,13 +36,13 @@ func CountStreamsOf(metrics *ServerMetrics, next grpc.StreamServerInterceptor, b
 // countedStream counts the messages of a stream.
 type countedStream struct {
 	grpc.ServerStream
-	counters *method
+	counters *rpcmetrics.Method
 }
 
 func (s *countedStream) SendMsg(m any) error {
 	err := s.ServerStream.SendMsg(m)
 	if err == nil {
-		s.counters.sent.Inc()
+		s.counters.Sent.Inc()
 	}
 	return err
 }
@@ -48,7 +50,7 @@ func (s *countedStream) SendMsg(m any) error {
 func (s *countedStream) RecvMsg(m any) error {
 	err := s.ServerStream.RecvMsg(m)
 	if err == nil {
-		s.counters.received.Inc()
+		s.counters.Received.Inc()
 	}
 	return err
 }

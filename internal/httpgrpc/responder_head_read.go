@@ -112,35 +112,13 @@ func (h *requestHead) readRequest(data []byte) bool {
 		case requestHeader:
 			ok = r.pair(h.header, value, begin) == nil
 		case requestQuery:
-			ok = h.addQuery(value)
+			ok = frame.AddPair(h.query, value, nil)
 		default:
 			ok = false
 		}
 		if !ok {
 			return false
 		}
-	}
-	return true
-}
-
-// addQuery adds a KeyValues of the query.
-func (h *requestHead) addQuery(pair []byte) bool {
-	key, n := frame.Field(pair, frame.PairKey)
-	if n < 0 {
-		return false
-	}
-	values, m := frame.Field(pair[n:], frame.PairValues)
-	if m < 0 || n+m != len(pair) {
-		return false
-	}
-	name := string(key)
-	for len(values) > 0 {
-		value, n := frame.Field(values, frame.PairValue)
-		if n < 0 {
-			return false
-		}
-		h.query[name] = append(h.query[name], string(value))
-		values = values[n:]
 	}
 	return true
 }

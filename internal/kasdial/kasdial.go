@@ -118,7 +118,7 @@ func New(cfg Config) (*Client, error) {
 	mon := newMonitor(cfg, target)
 	metrics := newClientMetrics()
 	if cfg.Registerer != nil {
-		for _, c := range append(mon.collectors(), metrics.collectors()...) {
+		for _, c := range append(mon.collectors(), metrics) {
 			if err := cfg.Registerer.Register(c); err != nil {
 				return nil, fmt.Errorf("register metrics of the connection to kas: %w", err)
 			}

@@ -33,9 +33,7 @@ func (s *shortStream) RecvMsg(any) error {
 
 func TestClientMetrics(t *testing.T) {
 	registry, metrics := prometheus.NewRegistry(), newClientMetrics()
-	for _, c := range metrics.collectors() {
-		registry.MustRegister(c)
-	}
+	registry.MustRegister(metrics)
 	broken := status.Error(codes.Unavailable, "broken")
 	both := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
 	for _, call := range []struct {

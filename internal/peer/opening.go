@@ -75,31 +75,9 @@ func (o *opening) readInfo(info []byte) bool {
 	o.method = string(method)
 	for info = info[n:]; len(info) > 0; info = info[n:] {
 		var pair []byte
-		if pair, n = frame.Field(info, infoMeta); n < 0 || !addPair(o.meta, pair) {
+		if pair, n = frame.Field(info, infoMeta); n < 0 || !frame.AddPair(o.meta, pair, nil) {
 			return false
 		}
-	}
-	return true
-}
-
-// addPair adds a KeyValues to meta.
-func addPair(meta metadata.MD, pair []byte) bool {
-	key, n := frame.Field(pair, frame.PairKey)
-	if n < 0 {
-		return false
-	}
-	values, m := frame.Field(pair[n:], frame.PairValues)
-	if m < 0 || n+m != len(pair) {
-		return false
-	}
-	name := string(key)
-	for len(values) > 0 {
-		value, n := frame.Field(values, frame.PairValue)
-		if n < 0 {
-			return false
-		}
-		meta[name] = append(meta[name], string(value))
-		values = values[n:]
 	}
 	return true
 }

@@ -49,35 +49,10 @@ func readPlainInfo(data []byte) (method string, meta metadata.MD, ok bool) {
 	meta = make(metadata.MD, 8)
 	for len(info) > 0 {
 		pair, n := frame.Field(info, infoMeta)
-		if n < 0 || !addPair(meta, pair) {
+		if n < 0 || !frame.AddPair(meta, pair, legalKey) {
 			return "", nil, false
 		}
 		info = info[n:]
 	}
 	return method, meta, true
-}
-
-// addPair adds a KeyValues to meta, unless its key is illegal; false: it is not encoded plainly.
-func addPair(meta metadata.MD, pair []byte) bool {
-	key, n := frame.Field(pair, frame.PairKey)
-	if n < 0 {
-		return false
-	}
-	values, m := frame.Field(pair[n:], frame.PairValues)
-	if m < 0 || n+m != len(pair) {
-		return false
-	}
-	name := string(key)
-	legal := legalKey(name)
-	for len(values) > 0 {
-		value, n := frame.Field(values, frame.PairValue)
-		if n < 0 {
-			return false
-		}
-		if legal {
-			meta[name] = append(meta[name], string(value))
-		}
-		values = values[n:]
-	}
-	return true
 }
