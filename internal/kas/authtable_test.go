@@ -88,7 +88,7 @@ var railsMethods = []string{
 }
 
 // privateMethods is every method of the private API.
-var privateMethods = []string{"/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest"}
+var privateMethods = []string{"/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest", "/agentk.extensions.PrivateApi/Series"}
 
 // peerToken is what another kas proves itself with, changed.
 func (b *beside) peerToken(key any, method jwt.SigningMethod, change func(jwt.MapClaims)) string {
