@@ -366,3 +366,20 @@ func TestAgain_KasSpokenByHand(t *testing.T) {
 		})
 	}
 }
+
+// An agent that has answered waits for its next call on the stream, while the caller has not read the answer: such streams are none that kas
+// could give away, however many there are.
+func TestAgain_SlowCallersKeepNobodyWaiting(t *testing.T) {
+	l := newLine(t)
+	l.pool(100, echoAhead)
+	for range 4 * growStep {
+		tun := l.open(l.ctx())
+		defer tun.Finish(false)
+		if err := tun.Send(text("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := tun.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -14,12 +14,12 @@ const (
 	nearAhead = 64
 )
 
-// used marks one slot, whose stream is on the connection from address, as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
+// used marks the slot of a stream as active and opens enough others: as many as kas says are waiting, or, where kas says nothing of that, a
 // step that doubles with the load.
-func (p *Pool) used(l lives, address string, waiting int) {
+func (p *Pool) used(l lives, held *heldStream, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.leaves(address)
+	p.leaves(held)
 	p.leftIdle()
 	p.active++
 	fresh := p.fresh()
@@ -64,10 +64,11 @@ func (p *Pool) moved(address string) {
 	}
 }
 
-// fresh is how many idle slots there are, without those whose stream is parked on an older connection: that may be on its way out. mu
-// is held.
+// fresh is how many idle slots there are, without those whose stream is parked on an older connection, which may be on its way out, and
+// without those whose stream has served: as long as its caller reads the answer, which may be hours, kas cannot give it to another. mu is
+// held.
 func (p *Pool) fresh() int {
-	n := p.idle
+	n := p.idle - p.again
 	for address, streams := range p.parked {
 		if p.newest != "" && address != p.newest {
 			n -= streams

@@ -21,6 +21,8 @@ type heldStream struct {
 	stop   func() bool
 	// address is the local one of the connection.
 	address string
+	// served: the stream is, or was, parked again after a call.
+	served bool
 	// busy: a call has arrived. gone: it may not any more.
 	state atomic.Int32
 }

@@ -71,9 +71,10 @@ type Pool struct {
 	active  int
 	stopped bool
 	// newest is the local address of the newest connection, empty if that is not known. parked counts the idle streams that are
-	// open by that of their own.
+	// open by that of their own, but for those that have served: again counts these.
 	newest string
 	parked map[string]int
+	again  int
 	// trip is the shortest time in which kas has answered on the newest connection; 0: that is not known yet.
 	trip time.Duration
 	// unparked is closed when the last idle slot has ended after stopped was set.

@@ -120,23 +120,27 @@ func (p *Pool) idleNow() int {
 	return p.idle
 }
 
-// park counts a stream of the connection from address as parked, unpark does not any more.
-func (p *Pool) park(address string) {
+// park counts a new stream as parked, unpark any parked one not any more.
+func (p *Pool) park(held *heldStream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.parked[address]++
+	p.parked[held.address]++
 }
 
-func (p *Pool) unpark(address string) {
+func (p *Pool) unpark(held *heldStream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.leaves(address)
+	p.leaves(held)
 }
 
 // leaves is unpark with mu held.
-func (p *Pool) leaves(address string) {
-	if p.parked[address]--; p.parked[address] == 0 {
-		delete(p.parked, address)
+func (p *Pool) leaves(held *heldStream) {
+	if held.served {
+		p.again--
+		return
+	}
+	if p.parked[held.address]--; p.parked[held.address] == 0 {
+		delete(p.parked, held.address)
 	}
 }
 
@@ -149,7 +153,8 @@ func (p *Pool) repark(held *heldStream) bool {
 	}
 	p.active--
 	p.idle++
-	p.parked[held.address]++
+	p.again++
+	held.served = true
 	held.state.Store(stateParked)
 	return true
 }

@@ -118,13 +118,13 @@ func (s *slot) open(l *lives, held *heldStream) (err error) {
 
 // use serves calls until the stream ends. It ends without an error when kas has no use for it any more.
 func (s *slot) use(l *lives, held *heldStream) error {
-	s.pool.park(held.address)
+	s.pool.park(held)
 	var last *call
 	for {
 		parked := time.Now()
 		first, err := held.following(last)
 		if first == nil {
-			s.pool.unpark(held.address)
+			s.pool.unpark(held)
 			return err
 		}
 		c, err := s.begin(l, held, first)
@@ -154,7 +154,7 @@ func (s *slot) begin(l *lives, held *heldStream, first mem.BufferSlice) (*call, 
 		err = nil
 	}
 	if err != nil {
-		s.pool.unpark(held.address)
+		s.pool.unpark(held)
 		return nil, err
 	}
 	s.served = true
@@ -164,7 +164,7 @@ func (s *slot) begin(l *lives, held *heldStream, first mem.BufferSlice) (*call, 
 			waiting = n
 		}
 	}
-	s.pool.used(*l, held.address, waiting)
+	s.pool.used(*l, held, waiting)
 	c := &call{held: held, method: method, meta: meta}
 	c.ctx, c.end = context.WithCancelCause(l.calls)
 	return c, nil
