@@ -42,7 +42,8 @@ type watcher struct {
 	policy backoff.Policy
 }
 
-// offer hands news to the worker and waits for its verdict.
+// offer hands news to the worker and waits for its verdict, also after ctx has ended: a batch is the worker's until then, which reads it,
+// and two must not receive from one stream.
 func (w *watcher) offer(ctx context.Context, o offer) error {
 	o.source, o.verdict = w.source, make(chan error, 1)
 	select {
@@ -50,12 +51,7 @@ func (w *watcher) offer(ctx context.Context, o offer) error {
 		return ctx.Err()
 	case w.offers <- o:
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-o.verdict:
-		return err
-	}
+	return <-o.verdict
 }
 
 // repository opens one stream after the other until ctx ends.
