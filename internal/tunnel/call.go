@@ -52,7 +52,9 @@ func mustMarshal(m proto.Message) []byte {
 // call is one call in progress at the agent. The handler runs on the slot's goroutine, and receives there from the stream itself until
 // it calls Ahead.
 type call struct {
-	held *heldStream
+	slot  *slot
+	lives *lives
+	held  *heldStream
 	// ctx is the handler's, end ends it.
 	ctx context.Context
 	end context.CancelCauseFunc
@@ -82,9 +84,17 @@ type ahead struct {
 	queue chan mem.BufferSlice
 	// handled is closed when nobody wants what is received any more.
 	handled chan struct{}
-	// done is closed when the stream has ended.
+	// done is closed when nothing more of the call will come, unless the goroutine goes on with the slot: whose decides what happens first.
 	done chan struct{}
+	goes atomic.Int32
 }
+
+// How a call's second goroutine goes on.
+const (
+	undecided int32 = iota
+	endsFirst
+	takesOver
+)
 
 // finish tells kas how the call went and waits until kas has ended the stream.
 func (c *call) finish(p *Pool, err error) error {
@@ -139,16 +149,27 @@ func (c *call) whole() bool {
 	return errors.Is(c.over, io.EOF)
 }
 
-// accept ends a call that is whole, with OK, such that the stream is parked again. Whether it could is seen by who receives.
-func (c *call) accept() {
+// accept ends a call that is whole, with OK, such that the stream is parked again. Whether it could is seen by who receives. It says whether
+// that is the call's second goroutine, which then goes on with the slot.
+func (c *call) accept() (handed bool) {
 	c.accepted.Store(true)
+	if c.ahead != nil && !c.ahead.goes.CompareAndSwap(undecided, takesOver) {
+		return false // the stream has ended
+	}
 	if !c.headerSent {
 		_ = c.send(mem.BufferSlice{mem.SliceBuffer(emptyHeader)})
 	}
 	_ = c.send(mem.BufferSlice{mem.SliceBuffer(againTrailer)})
-	if c.ahead != nil {
-		close(c.ahead.handled)
+	return c.ahead != nil
+}
+
+// following waits for the message that begins the next call, as receive does, where this goroutine still has the slot.
+func (c *call) following() (mem.BufferSlice, error) {
+	if c.ahead == nil {
+		return c.held.receive()
 	}
+	<-c.ahead.done
+	return c.next, c.streamErr
 }
 
 // receiveOne receives until there is a request message, or nil and over is set.
@@ -205,12 +226,11 @@ func (c *call) Ahead() {
 		a.queue = make(chan mem.BufferSlice, queueLen)
 	}
 	c.ahead = a
-	go c.receive(a) // waitForEnd waits for it
+	c.slot.pool.wg.Go(func() { c.receive(a) })
 }
 
 // receive reads the stream until kas ends it or begins the next call, so that an abort is noticed also while the handler waits for the cluster.
 func (c *call) receive(a *ahead) {
-	defer close(a.done)
 	open := c.over == nil
 	for !c.ended {
 		msg := c.receiveOne()
@@ -226,6 +246,11 @@ func (c *call) receive(a *ahead) {
 			close(a.queue)
 		}
 	}
+	if a.goes.CompareAndSwap(undecided, endsFirst) {
+		close(a.done)
+		return
+	}
+	c.slot.resume(c)
 }
 
 // Recv returns the next request message, or io.EOF when kas has half-closed.

@@ -50,13 +50,8 @@ func (h *heldStream) close() {
 	h.cancel(nil)
 }
 
-// following waits for the message that begins a call. last is the call before that, nil if there was none. It returns nil when the stream
-// has ended, without an error when kas has no use for it any more.
-func (h *heldStream) following(last *call) (mem.BufferSlice, error) {
-	if last != nil && last.ahead != nil {
-		<-last.ahead.done
-		return last.next, last.streamErr
-	}
+// receive waits for a message. It returns nil when the stream has ended, without an error when kas has no use for it any more.
+func (h *heldStream) receive() (mem.BufferSlice, error) {
 	first := frame.Raw{}
 	if err := h.rpc.RecvMsg(&first); err != nil {
 		if errors.Is(err, io.EOF) {

@@ -122,8 +122,8 @@ func (p *Pool) open(l lives, n int) {
 	}
 	for range min(n, p.room()-p.idle-p.active) {
 		p.idle++
-		p.wg.Add(1)
-		go (&slot{pool: p, backoff: backoff.New(retry)}).run(&l)
+		s := &slot{pool: p, backoff: backoff.New(retry)}
+		p.wg.Go(func() { s.run(&l) })
 	}
 }
 

@@ -28,7 +28,7 @@ const settleDelay = 50 * time.Millisecond
 
 var connectDesc = &grpc.StreamDesc{StreamName: "Connect", ServerStreams: true, ClientStreams: true}
 
-// slot is one goroutine that keeps one stream: parked, serving a call, parked again.
+// slot keeps one stream, on one goroutine after the other: parked, serving a call, parked again.
 type slot struct {
 	pool       *Pool
 	backoff    *backoff.Backoff
@@ -36,13 +36,30 @@ type slot struct {
 	// started is when the last stream was opened, served whether it ended with a call.
 	started time.Time
 	served  bool
+	// parked is when the stream was parked last.
+	parked time.Time
 }
 
-// run opens one stream after the other until l.open ends or the slot is surplus. Streams are parked and watches served for hours below it,
-// so that its frame and theirs are small: the runtime keeps a stack as small as what is in use allows.
+// run opens one stream after the other until l.open ends, the slot is surplus, or another goroutine goes on with it. Streams are parked and
+// watches served for hours below it, so that its frame and theirs are small: the runtime keeps a stack as small as what is in use allows.
 func (s *slot) run(l *lives) {
-	defer s.pool.wg.Done()
-	for s.goOn(l, s.attempt(l)) {
+	for {
+		handed, err := s.attempt(l)
+		if handed || !s.goOn(l, err) {
+			return
+		}
+	}
+}
+
+// resume goes on after a call whose stream is parked again, on the goroutine that has received for the call.
+func (s *slot) resume(last *call) {
+	handed, err := s.use(last.lives, last.held, last.next, last.streamErr)
+	if handed {
+		return
+	}
+	last.held.close()
+	if s.goOn(last.lives, err) {
+		s.run(last.lives)
 	}
 }
 
@@ -87,16 +104,21 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempt opens one stream and serves the calls on it, one after the other.
-func (s *slot) attempt(l *lives) error {
+// attempt opens one stream and serves the calls on it, one after the other. handed: another goroutine goes on with it.
+func (s *slot) attempt(l *lives) (handed bool, err error) {
 	s.started, s.served = time.Now(), false
 	held := &heldStream{}
-	err := s.open(l, held)
-	if err == nil {
-		err = s.use(l, held)
+	if err = s.open(l, held); err == nil {
+		s.pool.park(held)
+		s.parked = time.Now()
+		var first mem.BufferSlice
+		first, err = held.receive()
+		handed, err = s.use(l, held, first, err)
 	}
-	held.close()
-	return err
+	if !handed {
+		held.close()
+	}
+	return handed, err
 }
 
 // open opens a stream for calls to come.
@@ -116,30 +138,28 @@ func (s *slot) open(l *lives, held *heldStream) (err error) {
 	return nil
 }
 
-// use serves calls until the stream ends. It ends without an error when kas has no use for it any more.
-func (s *slot) use(l *lives, held *heldStream) error {
-	s.pool.park(held)
-	var last *call
-	for {
-		parked := time.Now()
-		first, err := held.following(last)
-		if first == nil {
-			s.pool.unpark(held)
-			return err
+// use serves calls until the stream ends, or another goroutine goes on with it. first begins the first call; nil: the stream has ended, without
+// an error when kas has no use for it any more.
+func (s *slot) use(l *lives, held *heldStream, first mem.BufferSlice, err error) (handed bool, _ error) {
+	for first != nil {
+		var c *call
+		if c, err = s.begin(l, held, first); err != nil {
+			return false, err
 		}
-		c, err := s.begin(l, held, first)
-		if err != nil {
-			return err
-		}
-		s.pool.answered(held.address, time.Since(parked))
+		s.pool.answered(held.address, time.Since(s.parked))
 		err = s.pool.handle(c)
 		c.end(nil)
 		if err != nil || !s.parkAgain(c) {
-			return c.finish(s.pool, err)
+			return false, c.finish(s.pool, err)
 		}
-		c.accept()
-		last = c
+		s.parked = time.Now()
+		if c.accept() {
+			return true, nil
+		}
+		first, err = c.following()
 	}
+	s.pool.unpark(held)
+	return false, err
 }
 
 // begin readies the call that has arrived.
@@ -165,7 +185,7 @@ func (s *slot) begin(l *lives, held *heldStream, first mem.BufferSlice) (*call, 
 		}
 	}
 	s.pool.used(*l, held, waiting)
-	c := &call{held: held, method: method, meta: meta}
+	c := &call{slot: s, lives: l, held: held, method: method, meta: meta}
 	c.ctx, c.end = context.WithCancelCause(l.calls)
 	return c, nil
 }
