@@ -19,19 +19,14 @@ import (
 )
 
 // What a daemon may have more after a fault than before it: connections and timers that are about to end, and for each stream that is
-// parked more, since the agents' pools shrink over minutes, what it costs at its two ends. Each that has served a request before it was
-// parked again has one goroutine more in the agent. A burst leaves an agentk with connections to its API server, which have to be gone
-// within the limit too.
+// parked more, since the agents' pools shrink over minutes, what it costs at its two ends. A burst leaves an agentk with connections to its
+// API server, which have to be gone within the limit too.
 const (
 	moreGoroutines = 20
 	perStream      = 4
-	perServed      = 1
 	moreSockets    = 6
 	settleLimit    = 30 * time.Second
 )
-
-// agentPrefix is what the names of agents begin with in a Census.
-const agentPrefix = "agentk-"
 
 // Count is what one daemon holds.
 type Count struct {
@@ -69,7 +64,7 @@ func (f *Fleet) Take(ctx context.Context) (Census, error) {
 		if err != nil {
 			return c, fmt.Errorf("agentk %s: %w", name, err)
 		}
-		if c.Daemons[agentPrefix+name], err = f.count(page, "agentk_tunnels", f.AgentPID(name)); err != nil {
+		if c.Daemons["agentk-"+name], err = f.count(page, "agentk_tunnels", f.AgentPID(name)); err != nil {
 			return c, fmt.Errorf("agentk %s: %w", name, err)
 		}
 	}
@@ -192,11 +187,7 @@ func (c Census) more(before Census) error {
 			found = append(found, fmt.Errorf("%s does not run", name))
 			continue
 		}
-		limit := was.Goroutines + moreGoroutines + perStream*max(0, is.Streams-was.Streams)
-		if strings.HasPrefix(name, agentPrefix) {
-			limit += perServed * min(is.Streams, was.Streams)
-		}
-		if is.Goroutines > limit {
+		if limit := was.Goroutines + moreGoroutines + perStream*max(0, is.Streams-was.Streams); is.Goroutines > limit {
 			found = append(found, fmt.Errorf("%s has %d goroutines (with %d streams), it had %d (with %d)", name, is.Goroutines, is.Streams, was.Goroutines, was.Streams))
 		}
 		if is.Sockets > was.Sockets+moreSockets {
