@@ -82,8 +82,8 @@ func (b *barest) get(clients int) func(context.Context, time.Duration) (reading,
 // cpu is what both processes have used so far, in seconds.
 func (b *barest) cpu() (float64, error) { return cpuOf(b.front.pid(), b.back.pid()) }
 
-// floors are samples of both sides, and of the barest line in both forms, taken in turn.
-type floors struct{ direct, line, requests, pipe []reading }
+// floors are samples of both sides, and of the barest line in its forms, taken in turn.
+type floors struct{ direct, line, requests, lean, pipe []reading }
 
 // besideFloors measures both sides, and the floors in front of the API server that is asked directly.
 func (st *stage) besideFloors(
@@ -94,6 +94,11 @@ func (st *stage) besideFloors(
 		return floors{}, err
 	}
 	defer requests.stop()
+	lean, err := startBarest(floor.Lean, api, false)
+	if err != nil {
+		return floors{}, err
+	}
+	defer lean.stop()
 	pipe, err := startBarest(floor.Pipe, api, false)
 	if err != nil {
 		return floors{}, err
@@ -103,19 +108,21 @@ func (st *stage) besideFloors(
 		{name: "direct", take: direct},
 		{name: "through the line", take: through},
 		{name: "through the floor", take: requests.get(clients), short: true},
+		{name: "through the lean floor", take: lean.get(clients), short: true},
 		{name: "through the pipe", take: pipe.get(clients), short: true},
 	})
 	if err != nil {
 		return floors{}, err
 	}
-	return floors{samples[0], samples[1], samples[2], samples[3]}, nil
+	return floors{samples[0], samples[1], samples[2], samples[3], samples[4]}, nil
 }
 
-// rows are the floors of a figure, in both forms. The goal is none; it says what min and max are about.
+// rows are the floors of a figure, in all forms. The goal is none; it says what min and max are about.
 func (f floors) rows(name, unit string, of func(reading) float64, about goal) []row {
 	direct := pick(f.direct, of)
 	return []row{
 		figure("floor_"+name, unit, direct, pick(f.requests, of), about),
+		figure("floor_lean_"+name, unit, direct, pick(f.lean, of), about),
 		figure("floor_pipe_"+name, unit, direct, pick(f.pipe, of), about),
 	}
 }

@@ -20,11 +20,13 @@ type group struct {
 // groups is the whole suite, in the order of the table.
 var groups = []group{
 	{name: "small GET, one client", rows: []string{
-		"get_p50_c1", "floor_get_p50_c1", "floor_pipe_get_p50_c1", "get_p50_fake_us", "floor_get_p50_fake_us", "floor_pipe_get_p50_fake_us",
+		"get_p50_c1", "floor_get_p50_c1", "floor_lean_get_p50_c1", "floor_pipe_get_p50_c1",
+		"get_p50_fake_us", "floor_get_p50_fake_us", "floor_lean_get_p50_fake_us", "floor_pipe_get_p50_fake_us",
 	}, run: getOne},
 	{name: "small GET, 64 clients", rows: []string{
 		"get_rps_c64", "get_p99_c64", "cpu_per_request_ms",
-		"floor_get_rps_c64", "floor_pipe_get_rps_c64", "floor_cpu_per_request_ms", "floor_pipe_cpu_per_request_ms",
+		"floor_get_rps_c64", "floor_lean_get_rps_c64", "floor_pipe_get_rps_c64",
+		"floor_cpu_per_request_ms", "floor_lean_cpu_per_request_ms", "floor_pipe_cpu_per_request_ms",
 	}, run: getMany},
 	{name: "list of 50 MB", rows: []string{"list50_text", "list50_random", "cpu_per_gb_s", "list50_fake"}, run: lists},
 	{name: "exec and port-forward to a container", rows: []string{"exec_stdin_100mb", "portforward_100mb", "echo_p50_ms"}, run: nodeSessions},

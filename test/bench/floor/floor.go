@@ -3,9 +3,11 @@
 // else: no gRPC, no WebSocket, no identity, no metrics, no limits, no cancelling, and bodies are whole in memory. It carries what a
 // benchmark sends and is good for nothing else.
 //
-// There are two forms. Requests has net/http's server in the front and net/http's transport in the back, and one connection between
-// them, on which each request is one message and each answer another: the least that a line which understands HTTP can cost in
-// Go. Pipe understands nothing: the front decrypts what a client sends, the back encrypts it for the API server, on one connection each
+// There are three forms. Requests has net/http's server in the front and net/http's transport in the back, and one connection between
+// them, on which each request is one message and each answer another: the least that a line which understands HTTP can cost with
+// net/http at both ends. Lean has only net/http's parser and printer: a request stays on one goroutine in each process, with connections that
+// it shares with no other, so that nothing wakes anything but the next process. Nobody watches there whether the client is still
+// here. Pipe understands nothing: the front decrypts what a client sends, the back encrypts it for the API server, on one connection each
 // for every connection of a client. That is what processes and TLS cost alone.
 //
 // A relay between front and back passes messages on: the hop between two kas.
@@ -27,6 +29,7 @@ import (
 // The forms.
 const (
 	Requests = "requests"
+	Lean     = "lean"
 	Pipe     = "pipe"
 )
 
@@ -92,7 +95,9 @@ func part(args []string) (func(context.Context, net.Listener) error, error) {
 }
 
 func front(form, address string, secure *tls.Config) (func(context.Context, net.Listener) error, error) {
-	serve, ok := map[string]func(context.Context, net.Listener, string) error{Requests: frontRequests, Pipe: frontPipe}[form]
+	serve, ok := map[string]func(context.Context, net.Listener, string) error{
+		Requests: frontRequests, Lean: frontLean, Pipe: frontPipe,
+	}[form]
 	if !ok {
 		return nil, errUsage
 	}
@@ -102,7 +107,9 @@ func front(form, address string, secure *tls.Config) (func(context.Context, net.
 }
 
 func back(form, api string, secure *tls.Config) (func(context.Context, net.Listener) error, error) {
-	serve, ok := map[string]func(context.Context, net.Listener, string, *tls.Config) error{Requests: backRequests, Pipe: backPipe}[form]
+	serve, ok := map[string]func(context.Context, net.Listener, string, *tls.Config) error{
+		Requests: backRequests, Lean: backLean, Pipe: backPipe,
+	}[form]
 	if !ok {
 		return nil, errUsage
 	}

@@ -91,6 +91,7 @@ func TestLine_CarriesRequests(t *testing.T) {
 	for name, address := range map[string]string{
 		"requests": start(t, Front, Requests, start(t, Back, Requests, host(server), certificate), certificate, key),
 		"relayed":  start(t, Front, Requests, start(t, Relay, start(t, Back, Requests, host(server), certificate)), certificate, key),
+		"lean":     start(t, Front, Lean, start(t, Back, Lean, host(server), certificate), certificate, key),
 		"pipe":     start(t, Front, Pipe, start(t, Back, Pipe, host(server), certificate), certificate, key),
 	} {
 		client := impatient(server)
