@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,24 @@ func TestMux_Upgrade(t *testing.T) {
 	}
 	if _, payload := p.read(); string(payload) != "hello" {
 		t.Errorf("got %q", payload)
+	}
+}
+
+// A list may be spread over several lines, as some reverse proxies do it.
+func TestMux_SubprotocolOnAnyLine(t *testing.T) {
+	for name, header := range map[string]string{
+		"first":  "Sec-WebSocket-Protocol: ws-tunnel\r\nSec-WebSocket-Protocol: other\r\n",
+		"second": "Sec-WebSocket-Protocol: other\r\nSec-WebSocket-Protocol: another,ws-tunnel\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startMux(t, nil)
+			p := rawDial(t, muxAddr(m))
+			resp := p.request("GET / HTTP/1.1\r\n" + goodUpgrade + header + "\r\n")
+			if got := resp.Header["Sec-Websocket-Protocol"]; resp.StatusCode != http.StatusSwitchingProtocols || !slices.Equal(got, []string{Subprotocol}) {
+				t.Fatalf("status %d, subprotocol %q", resp.StatusCode, got)
+			}
+			accept(t, m)
+		})
 	}
 }
 
