@@ -12,7 +12,12 @@ import (
 	"gitlab.com/agentk/agentk/internal/fault"
 )
 
-const internalAPI = "/api/v4/internal/kubernetes/"
+const (
+	internalAPI = "/api/v4/internal/kubernetes/"
+	// agentInfoPath is where GitLab says who an agent is, newAgentInfoPath where it will once it has agents of several kinds only.
+	agentInfoPath    = internalAPI + "agent_info"
+	newAgentInfoPath = "/api/v4/internal/agents/agentk/agent_info"
+)
 
 // AgentByToken says which agent a token stands for. GitLab takes the call for a sign of life of the agent. The faults
 // Unauthenticated, PermissionDenied and NotFound are GitLab's refusals; Unavailable says that there is no answer now. Their
@@ -21,15 +26,40 @@ func (c *Client) AgentByToken(ctx context.Context, token string) (backend.Agent,
 	if token == "" {
 		return backend.Agent{}, errToken
 	}
-	q := &call{endpoint: endpointAgentInfo, method: http.MethodGet, path: c.path(internalAPI + "agent_info"), agentToken: token, once: true}
-	info := &gitlabapi.GetAgentInfoResponse{}
-	if err := c.ask(ctx, q, info); err != nil {
-		return backend.Agent{}, failAgent(ctx, q, err, "agent not found")
+	moved := c.infoMoved.Load()
+	info, err := c.agentInfo(ctx, token, moved)
+	if err != nil && fault.KindOf(err) == fault.NotFound {
+		// That of an agent that does not exist, or of a path.
+		other, otherErr := c.agentInfo(ctx, token, !moved)
+		switch {
+		case otherErr == nil:
+			c.infoMoved.Store(!moved)
+			info, err = other, nil
+		case fault.KindOf(otherErr) == fault.Unavailable:
+			err = otherErr
+		}
+	}
+	if err != nil {
+		return backend.Agent{}, err
 	}
 	return backend.Agent{
 		ID: info.AgentId, Name: info.AgentName,
 		Project: project(info.ProjectId, info.DefaultBranch, info.GitalyInfo, info.GitalyRepository),
 	}, nil
+}
+
+// agentInfo asks at one of the two paths.
+func (c *Client) agentInfo(ctx context.Context, token string, moved bool) (*gitlabapi.GetAgentInfoResponse, error) {
+	path := agentInfoPath
+	if moved {
+		path = newAgentInfoPath
+	}
+	q := &call{endpoint: endpointAgentInfo, method: http.MethodGet, path: c.path(path), agentToken: token, once: true}
+	info := &gitlabapi.GetAgentInfoResponse{}
+	if err := c.ask(ctx, q, info); err != nil {
+		return nil, failAgent(ctx, q, err, "agent not found")
+	}
+	return info, nil
 }
 
 // ProjectInfo describes a project that the agent with this token may read; id is its number or full path. Faults as of

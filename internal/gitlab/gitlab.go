@@ -69,6 +69,8 @@ type Client struct {
 	answerTimeout time.Duration
 	// form is the tokenForm that GitLab has been seen to accept.
 	form atomic.Int32
+	// infoMoved: GitLab has been seen to know agents at newAgentInfoPath only.
+	infoMoved atomic.Bool
 	// complain bounds how often the log says that GitLab does not know kas.
 	complain rate.Sometimes
 }

@@ -3,6 +3,7 @@ package httpgrpc
 import (
 	"net/http"
 	"net/textproto"
+	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -53,12 +54,12 @@ func plainHeader(h http.Header) bool {
 	return true
 }
 
-// generatedHeaderMessage is for headers that have to be changed first, and for what cannot be serialized.
+// generatedHeaderMessage is for headers that have to be changed first.
 func generatedHeaderMessage(resp *http.Response) (mem.BufferSlice, error) {
 	msg, err := frame.Marshal(&grpctool.HttpResponse{Message: &grpctool.HttpResponse_Header_{Header: &grpctool.HttpResponse_Header{
 		Response: &prototool.HttpResponse{
 			StatusCode: int32(resp.StatusCode),
-			Status:     resp.Status,
+			Status:     strings.ToValidUTF8(resp.Status, "\uFFFD"),
 			Header:     ToKeyValues(resp.Header),
 		},
 	}}})

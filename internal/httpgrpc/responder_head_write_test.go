@@ -39,6 +39,17 @@ func FuzzResponseHeaderMessage(f *testing.F) {
 	})
 }
 
+// Requesters take the text of the status line for a string, and would see no answer at all.
+func TestResponseHeaderMessage_StatusIsNoText(t *testing.T) {
+	msg, err := responseHeaderMessage(&http.Response{StatusCode: 200, Status: "200 d\xe9j\xe0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, status, ok := strings.Cut(string(msg.Materialize()), "200 "); !ok || status != "d\uFFFDj\uFFFD" {
+		t.Errorf("%q", msg.Materialize())
+	}
+}
+
 func BenchmarkResponseHeaderMessage(b *testing.B) {
 	resp := &http.Response{StatusCode: 200, Status: "200 OK", Header: http.Header{
 		"Content-Type": {"application/json"}, "Audit-Id": {"0c0c2f5c-6a36-4a4b-8d57-5ef0b6d1a5b5"}, "Cache-Control": {"no-cache, private"},

@@ -2,6 +2,7 @@ package kas
 
 import (
 	"context"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -50,7 +51,7 @@ func (s *gitopsService) GetObjectsToSynchronize(req *gitops.ObjectsToSynchronize
 type gitlabProjects struct{ rails *gitlab.Client }
 
 func (p gitlabProjects) Project(ctx context.Context, agentToken string, agent backend.Agent, id string) (backend.Project, error) {
-	if strings.EqualFold(id, agent.Project.Path) {
+	if strings.EqualFold(id, agent.Project.Path) || id == strconv.FormatInt(agent.Project.ID, 10) {
 		return agent.Project, nil
 	}
 	return p.rails.ProjectInfo(ctx, agentToken, id)

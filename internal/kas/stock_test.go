@@ -217,6 +217,26 @@ func TestStockAgent_ConfigurationAndRegistration(t *testing.T) {
 	}
 }
 
+// Agents from 18.5 on tell a configuration stream nothing about themselves; nothing of the rest is mandatory either.
+func TestStockAgent_SaysNothingOfItself(t *testing.T) {
+	addr, _ := startKas(t)
+	conn := dialAsStock(t, addr, agentToken)
+	stream, err := agentconfiguration.NewAgentConfigurationClient(conn).GetConfiguration(timeout(t), &agentconfiguration.ConfigurationRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := stream.Recv(); err != nil || got.Configuration.GetAgentId() != 7 {
+		t.Errorf("%v, %v", got, err)
+	}
+	registrar := agentregistrar.NewAgentRegistrarClient(conn)
+	if _, err := registrar.Register(timeout(t), &agentregistrar.RegisterRequest{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := registrar.Unregister(timeout(t), &agentregistrar.UnregisterRequest{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStockAgent_ServicesThatDoNotExist(t *testing.T) {
 	addr, _ := startKas(t)
 	conn := dialAsStock(t, addr, agentToken)

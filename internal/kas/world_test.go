@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab.com/agentk/agentk/internal/backend"
 )
 
 func TestOriginOf(t *testing.T) {
@@ -30,6 +32,16 @@ func TestOriginOf(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), in) {
 			t.Errorf("the error shows the address: %v", err)
+		}
+	}
+}
+
+// What GitLab has said of an agent's own project is enough, however the agent names it.
+func TestGitLabProjects_Own(t *testing.T) {
+	agent := backend.Agent{Project: backend.Project{ID: 10, Path: "acme/Infra", DefaultBranch: "main"}}
+	for _, id := range []string{"acme/Infra", "Acme/infra", "10"} {
+		if got, err := (gitlabProjects{}).Project(t.Context(), "token", agent, id); err != nil || got.DefaultBranch != "main" {
+			t.Errorf("%s: %v, %v", id, got, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -315,8 +316,10 @@ func (c *call) conclude(err error) error {
 		if !ok {
 			st = status.FromContextError(err)
 		}
+		said := st.Proto()
+		said.Message = strings.ToValidUTF8(said.GetMessage(), "\uFFFD") // what failed may quote anything
 		raw, merr := frame.Marshal(&reversetunnel.ConnectRequest{Msg: &reversetunnel.ConnectRequest_Error{
-			Error: &reversetunnel.Error{Status: st.Proto()},
+			Error: &reversetunnel.Error{Status: said},
 		}})
 		if merr != nil {
 			return merr

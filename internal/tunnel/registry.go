@@ -60,7 +60,7 @@ type agentStreams struct {
 	streams int       // entering, parked, busy and ending
 }
 
-// connStreams are the streams of one transport connection, that is of one agent pod.
+// connStreams are the streams of one agent pod on one transport connection. A reverse proxy may put those of several pods on one.
 type connStreams struct {
 	peer string
 	desc *descriptor // that of the newest stream, kept to share it
@@ -347,13 +347,8 @@ func (s *shard) enter(t *stream, raw []byte) (bool, error) {
 		a = &agentStreams{}
 		s.agents[t.agentID] = a
 	}
-	var c *connStreams
-	for _, known := range a.conns {
-		if known.peer == t.peer {
-			c = known
-		}
-	}
-	if c != nil && string(c.desc.raw) == string(raw) {
+	c := a.known(t.peer, func(d *descriptor) bool { return string(d.raw) == string(raw) })
+	if c != nil {
 		t.desc = c.desc
 	} else {
 		desc, err := parseDescriptor(raw)
@@ -362,6 +357,7 @@ func (s *shard) enter(t *stream, raw []byte) (bool, error) {
 			return false, err
 		}
 		t.desc = desc
+		c = a.known(t.peer, func(d *descriptor) bool { return d.pod == desc.pod })
 	}
 	if c == nil {
 		c = &connStreams{peer: t.peer}
@@ -373,6 +369,16 @@ func (s *shard) enter(t *stream, raw []byte) (bool, error) {
 	a.streams++
 	delete(s.gone, t.agentID)
 	return a.streams == 1, nil
+}
+
+// known finds streams of a connection by their newest descriptor. The shard's mutex is held.
+func (a *agentStreams) known(peer string, same func(*descriptor) bool) *connStreams {
+	for _, c := range a.conns {
+		if c.peer == peer && same(c.desc) {
+			return c
+		}
+	}
+	return nil
 }
 
 // leave forgets a stream that is not parked: its call is over, or withdraw has taken it out.

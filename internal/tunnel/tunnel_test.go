@@ -249,6 +249,20 @@ func TestCall_ErrorBeforeAnyAnswer(t *testing.T) {
 	tun.Finish(true)
 }
 
+// What is no text would not fit into the Error message, and the caller would be told of a lost agent.
+func TestCall_ErrorIsNoText(t *testing.T) {
+	l := newLine(t)
+	l.pool(10, func(context.Context, metadata.MD, httpgrpc.ResponderStream) error {
+		return fault.New(fault.Unavailable, fault.APIServer, "it said \xff")
+	})
+	tun := l.open(l.ctx())
+	_, err := tun.Recv()
+	if status.Code(err) != codes.Unavailable || status.Convert(err).Message() != "it said \uFFFD" {
+		t.Errorf("got %v", err)
+	}
+	tun.Finish(true)
+}
+
 func TestCall_PanicCostsOneCall(t *testing.T) {
 	l := newLine(t)
 	var calls atomic.Int32

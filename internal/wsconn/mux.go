@@ -46,8 +46,8 @@ type MuxConfig struct {
 	Log          *zap.Logger
 }
 
-// Mux serves plain gRPC and gRPC inside WebSocket on one port. With TLS the client says by ALPN which it wants; without, the
-// first bytes tell.
+// Mux serves plain gRPC and gRPC inside WebSocket on one port. With TLS the client says by ALPN which it wants; without TLS, or of a
+// client that knows no ALPN, such as a reverse proxy, the first bytes tell.
 type Mux struct {
 	cfg     MuxConfig
 	tls     *tls.Config
@@ -192,6 +192,7 @@ func (m *Mux) classify(raw net.Conn, release func()) (conn *link, native bool, e
 	if err := raw.SetDeadline(end); err != nil {
 		return nil, false, err
 	}
+	negotiated := ""
 	if m.tls != nil {
 		ctx, cancel := context.WithDeadline(context.Background(), end)
 		defer cancel()
@@ -199,16 +200,16 @@ func (m *Mux) classify(raw net.Conn, release func()) (conn *link, native bool, e
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, false, err
 		}
-		conn = newLink(secure, nil, release)
-		native = secure.ConnectionState().NegotiatedProtocol == "h2"
-	} else {
-		head, isHTTP2, err := readPreface(raw)
-		if err != nil {
+		negotiated = secure.ConnectionState().NegotiatedProtocol
+		raw = secure
+	}
+	var head []byte
+	if native = negotiated == "h2"; negotiated == "" {
+		if head, native, err = readPreface(raw); err != nil {
 			return nil, false, err
 		}
-		conn = newLink(raw, head, release)
-		native = isHTTP2
 	}
+	conn = newLink(raw, head, release)
 	if !native && !m.cfg.WebSocket {
 		return nil, false, errNotGRPC
 	}

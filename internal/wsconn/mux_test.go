@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,24 @@ func TestMux_Upgrade(t *testing.T) {
 	}
 	if _, payload := p.read(); string(payload) != "hello" {
 		t.Errorf("got %q", payload)
+	}
+}
+
+// A list may be spread over several lines, as some reverse proxies do it.
+func TestMux_SubprotocolOnAnyLine(t *testing.T) {
+	for name, header := range map[string]string{
+		"first":  "Sec-WebSocket-Protocol: ws-tunnel\r\nSec-WebSocket-Protocol: other\r\n",
+		"second": "Sec-WebSocket-Protocol: other\r\nSec-WebSocket-Protocol: another,ws-tunnel\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startMux(t, nil)
+			p := rawDial(t, muxAddr(m))
+			resp := p.request("GET / HTTP/1.1\r\n" + goodUpgrade + header + "\r\n")
+			if got := resp.Header["Sec-Websocket-Protocol"]; resp.StatusCode != http.StatusSwitchingProtocols || !slices.Equal(got, []string{Subprotocol}) {
+				t.Fatalf("status %d, subprotocol %q", resp.StatusCode, got)
+			}
+			accept(t, m)
+		})
 	}
 }
 
@@ -181,7 +200,6 @@ func TestMux_TLS(t *testing.T) {
 		"http/1.1":                   {true, []string{"http/1.1"}, "http"},
 		"no ALPN":                    {true, nil, "http"},
 		"h2, WebSocket off":          {false, []string{"h2"}, "grpc"},
-		"no ALPN, WebSocket off":     {false, nil, "closed"},
 		"http/1.1 and WebSocket off": {false, []string{"http/1.1"}, "closed"},
 	}
 	for name, test := range tests {
@@ -219,6 +237,41 @@ func TestMux_TLS(t *testing.T) {
 				if b, err := io.ReadAll(conn); len(b) > 0 {
 					t.Fatalf("%q, %v", b, err)
 				}
+			}
+		})
+	}
+}
+
+// Some reverse proxies know by configuration what a server speaks, and offer nothing.
+func TestMux_TLSWithoutALPN(t *testing.T) {
+	serverTLS, roots := authority(t, "127.0.0.1")
+	for name, webSocket := range map[string]bool{"WebSocket on": true, "WebSocket off": false} {
+		t.Run(name, func(t *testing.T) {
+			m := startMux(t, func(cfg *MuxConfig) { cfg.TLS, cfg.WebSocket = serverTLS, webSocket })
+			dial := func(say string) net.Conn {
+				conn, err := tls.Dial("tcp", muxAddr(m), &tls.Config{RootCAs: roots})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				if err := conn.SetDeadline(time.Now().Add(testWait)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(conn, say); err != nil {
+					t.Fatal(err)
+				}
+				return conn
+			}
+			dial(preface + "frames")
+			got := make([]byte, len(preface)+len("frames"))
+			if _, err := io.ReadFull(accept(t, m), got); err != nil || string(got) != preface+"frames" {
+				t.Errorf("%q, %v", got, err)
+			}
+			conn := dial("GET / HTTP/1.1\r\nHost: kas\r\n\r\n")
+			head := make([]byte, 12)
+			_, err := io.ReadFull(conn, head)
+			if answered := err == nil && string(head) == "HTTP/1.1 426"; answered != webSocket {
+				t.Errorf("%q, %v", head, err)
 			}
 		})
 	}

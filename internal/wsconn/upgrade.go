@@ -37,10 +37,13 @@ func (m *Mux) upgrade(w http.ResponseWriter, r *http.Request) {
 		ReadBufferSize:   serverReadBuffer,
 		WriteBufferSize:  writeBuffer,
 		WriteBufferPool:  &writeBuffers,
-		Subprotocols:     []string{Subprotocol},
 		CheckOrigin:      func(*http.Request) bool { return true }, // checked above
 	}
 	answer := http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}}
+	// The library would look at the first line of the header only.
+	if hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol) {
+		answer.Set("Sec-Websocket-Protocol", Subprotocol)
+	}
 	if m.cfg.Server != "" {
 		answer.Set("Server", m.cfg.Server)
 	}

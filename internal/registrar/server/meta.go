@@ -1,6 +1,8 @@
 package server
 
 import (
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	"gitlab.com/agentk/agentk/api/entity"
 	"gitlab.com/agentk/agentk/internal/fault"
 )
@@ -8,14 +10,15 @@ import (
 // Bounds of what an agent may say about itself: it is kept for every pod and shown to users. Names of Kubernetes objects have 253
 // bytes at most.
 const (
-	maxText       = 256
-	maxTelemetry  = 32
-	maxUnknown    = 1024
-	tooLong       = "%s must not be longer than %d bytes"
-	tooMany       = "%s must not have more than %d entries"
-	unknownFields = "unknown fields"
+	maxText      = 256
+	maxTelemetry = 32
+	maxUnknown   = 1024
+	tooLong      = "%s must not be longer than %d bytes"
+	tooMany      = "%s must not have more than %d entries"
 )
 
+// checkMeta refuses what is too much. Of fields that are not known here it is left out: other agents have such fields, and are not to
+// be taken for disconnected because somebody has given them a lot to tell.
 func checkMeta(meta *entity.AgentMeta) error {
 	kube := meta.GetKubernetesVersion()
 	for name, text := range map[string]string{
@@ -42,8 +45,10 @@ func checkMeta(meta *entity.AgentMeta) error {
 			return fault.New(fault.InvalidArgument, fault.Agent, tooLong, "agent_meta.extra_telemetry_data", maxText)
 		}
 	}
-	if len(meta.ProtoReflect().GetUnknown())+len(kube.ProtoReflect().GetUnknown()) > maxUnknown {
-		return fault.New(fault.InvalidArgument, fault.Agent, tooLong, unknownFields, maxUnknown)
+	for _, m := range []protoreflect.Message{meta.ProtoReflect(), kube.ProtoReflect()} {
+		if len(m.GetUnknown()) > maxUnknown {
+			m.SetUnknown(nil)
+		}
 	}
 	return nil
 }

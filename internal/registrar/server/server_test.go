@@ -149,6 +149,32 @@ func TestRegister_IsWrittenDown(t *testing.T) {
 	}
 }
 
+// Fields of other versions are passed on to GitLab, which may know them, as long as they are few.
+func TestRegister_UnknownFields(t *testing.T) {
+	few := append([]byte{0xa2, 0x7d, 0x04}, "four"...)                    // field 2004
+	much := append([]byte{0xa2, 0x7d, 0x80, 0x10}, make([]byte, 2048)...) // 2048 bytes
+	for name, test := range map[string]struct{ sent, want []byte }{"few": {few, few}, "much": {much, nil}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			meta := &entity.AgentMeta{Version: "v18.1.0", KubernetesVersion: &entity.KubernetesVersion{Major: "1"}}
+			meta.ProtoReflect().SetUnknown(test.sent)
+			meta.KubernetesVersion.ProtoReflect().SetUnknown(test.sent)
+			if _, err := f.client.Register(t.Context(), &agentregistrar.RegisterRequest{AgentMeta: meta, PodId: 42}); err != nil {
+				t.Fatal(err)
+			}
+			meta.ProtoReflect().SetUnknown(test.want)
+			meta.KubernetesVersion.ProtoReflect().SetUnknown(test.want)
+			got, err := f.registry.AgentsByID(t.Context(), 7)
+			if err != nil || len(got) != 1 {
+				t.Fatal(got, err)
+			}
+			if diff := cmp.Diff(meta, got[0].AgentMeta, protocmp.Transform()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestUnregister_IsForgotten(t *testing.T) {
 	f := newFixture(t)
 	f.register(t, 42, "v1")
@@ -173,8 +199,6 @@ func TestRegister_Refused(t *testing.T) {
 	for i := range maxTelemetry + 1 {
 		many[strings.Repeat("k", i+1)] = ""
 	}
-	unknown := &entity.AgentMeta{}
-	unknown.ProtoReflect().SetUnknown(append([]byte{0xa2, 0x7d, 0x80, 0x10}, make([]byte, 2048)...)) // field 2004, 2048 bytes
 	tests := []struct {
 		name  string
 		meta  *entity.AgentMeta
@@ -188,7 +212,6 @@ func TestRegister_Refused(t *testing.T) {
 		{"long platform", &entity.AgentMeta{KubernetesVersion: &entity.KubernetesVersion{Platform: long}}, nil, nil, codes.InvalidArgument, "platform"},
 		{"long telemetry", &entity.AgentMeta{ExtraTelemetryData: map[string]string{"k": long}}, nil, nil, codes.InvalidArgument, "telemetry"},
 		{"much telemetry", &entity.AgentMeta{ExtraTelemetryData: many}, nil, nil, codes.InvalidArgument, "telemetry"},
-		{"much that is unknown", unknown, nil, nil, codes.InvalidArgument, "unknown fields"},
 		{"wrong token", nil, fault.New(fault.Unauthenticated, fault.GitLab, "unauthenticated"), nil, codes.Unauthenticated, "unauthenticated"},
 		{"unknown agent", nil, fault.New(fault.NotFound, fault.GitLab, "agent not found"), nil, codes.NotFound, "agent not found"},
 		{"GitLab is down", nil, fault.New(fault.Unavailable, fault.GitLab, "unavailable"), nil, codes.Unavailable, "unavailable"},
