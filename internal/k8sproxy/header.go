@@ -52,6 +52,7 @@ func requestHeader(client http.Header) http.Header {
 	for _, name := range droppedRequest {
 		delete(h, name)
 	}
+	httpgrpc.RemoveBearerSubprotocol(h)
 	httpgrpc.RestoreUpgrade(h, upgrade)
 	h[headerVia] = append(slices.Clip(h[headerVia]), via)
 	return h
