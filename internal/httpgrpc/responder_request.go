@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -16,20 +15,6 @@ import (
 
 	"gitlab.com/agentk/agentk/internal/frame"
 )
-
-// Watches says whether a request asks for events until somebody ends it.
-func Watches(r *http.Request) bool {
-	if r.Method != http.MethodGet || !MayAsk(r.URL.RawQuery, "watch") {
-		return false
-	}
-	watch, err := strconv.ParseBool(r.URL.Query().Get("watch"))
-	return err == nil && watch
-}
-
-// MayAsk says whether a query may have a key, without decoding it: most requests ask for nothing.
-func MayAsk(rawQuery, key string) bool {
-	return strings.Contains(rawQuery, key) || strings.Contains(rawQuery, "%") // which may hide it
-}
 
 // requestFrames reads HttpRequest frames and holds them to their order: header, data*, trailer, then the half-close or, for an
 // upgrade, upgradeData*. A breach of the order is a status InvalidArgument or Internal.

@@ -7,9 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"gitlab.com/agentk/agentk/internal/frame"
@@ -29,8 +27,12 @@ const (
 // respond passes the answer on. It returns once the requester has everything.
 func (x *served) respond(resp *http.Response) error {
 	switching := resp.StatusCode == http.StatusSwitchingProtocols
-	if switching && !x.frames.upgrade {
+	conn, isConn := resp.Body.(io.ReadWriteCloser)
+	switch {
+	case switching && !x.frames.upgrade:
 		return errors.New("answer 101 to a request that asked for no upgrade")
+	case switching && !isConn: // without an Upgrade header nobody knows to what
+		return errors.New("answer 101 without an upgrade")
 	}
 	head, err := responseHeaderMessage(resp)
 	if err != nil {
@@ -44,7 +46,7 @@ func (x *served) respond(resp *http.Response) error {
 		return err
 	}
 	if switching {
-		return x.upgraded(resp.Body)
+		return x.upgraded(conn)
 	}
 	return x.respondBody(resp, x.stream)
 }
@@ -101,13 +103,9 @@ func (x *served) end(to Sender, err error) error {
 }
 
 // upgraded carries the bytes of a switched connection.
-func (x *served) upgraded(body io.ReadCloser) error {
+func (x *served) upgraded(conn io.ReadWriteCloser) error {
 	if err := x.stream.Send(frame.Empty(frame.HTTPTrailer)); err != nil {
 		return err
-	}
-	conn, ok := body.(io.ReadWriteCloser)
-	if !ok {
-		return status.Error(codes.Internal, "answer 101 without a connection to write to")
 	}
 	return x.pipe(conn)
 }

@@ -78,6 +78,14 @@ func TestResponder_Upgrade_ClusterCloses(t *testing.T) {
 	c.wantStatus(codes.OK, "") // without any half-close
 }
 
+// A 101 that does not say what it switches to leaves no connection; the requester must not be told that there is one.
+func TestResponder_Upgrade_WithoutConnection(t *testing.T) {
+	c := startCall(t, func(*http.Request, *anypb.Any) (*http.Response, error) { return response(101, ""), nil })
+	c.header("POST", "/exec", proto.Int64(0), "Upgrade", "SPDY/3.1")
+	c.trailer()
+	c.wantStatus(codes.Unavailable, "gRPC -> HTTP: answer 101 without an upgrade")
+}
+
 func TestResponder_Upgrade_RequesterHalfCloses(t *testing.T) {
 	c, cluster := startUpgrade(t)
 	c.halfClose()

@@ -105,7 +105,7 @@ func body(t *testing.T, c *Client, req *http.Request, extra *anypb.Any) (*http.R
 // echo answers with what matters of the request, one line each.
 func echo(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s %s %s\n", r.Method, r.RequestURI, r.Proto)
-	for _, name := range []string{"Authorization", "Accept-Encoding", "Via", "Connection", "Keep-Alive", "Cookie"} {
+	for _, name := range []string{"Authorization", "Accept-Encoding", "Via", "Connection", "Keep-Alive", "Cookie", "Sec-Websocket-Protocol"} {
 		for _, v := range r.Header.Values(name) {
 			fmt.Fprintf(w, "%s: %s\n", name, v)
 		}
@@ -193,10 +193,12 @@ func TestClient_Burst(t *testing.T) {
 
 func TestClient_Plain(t *testing.T) {
 	c := start(t, Config{REST: apiServer(t, echo)})
-	req := get(t, "/api/v1/x y", "Via", "gRPC/1.0 kas", "Authorization", "Bearer requester")
+	req := get(t, "/api/v1/x y", "Via", "gRPC/1.0 kas", "Authorization", "Bearer requester",
+		"Sec-WebSocket-Protocol", "base64url.bearer.authorization.k8s.io.cmVxdWVzdGVy, v4.channel.k8s.io")
 	req.URL.RawQuery = "a=1"
 	resp, got := body(t, c, req, nil)
-	want := "GET /api/v1/x%20y?a=1 HTTP/1.1\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 " + version.Agentk() + "\n"
+	want := "GET /api/v1/x%20y?a=1 HTTP/1.1\nAuthorization: Bearer agent-token\nVia: gRPC/1.0 kas\nVia: gRPC/1.0 " + version.Agentk() + "\n" +
+		"Sec-Websocket-Protocol: v4.channel.k8s.io\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -103,7 +103,7 @@ func TestBearer_Fresh(t *testing.T) {
 
 func TestLasts(t *testing.T) {
 	for query, want := range map[string]bool{
-		"": false, "watch=1": true, "watch=0": false, "follow=true": true, "follow=false": false, "a=watch": false, "w%61tch=1": true, "limit=5&watch": false,
+		"": false, "watch=1": true, "watch=0": false, "follow=true": true, "follow=false": false, "a=watch": false, "w%61tch=1": true, "limit=5&watch": true, "follow": true,
 		"fieldSelector=a%3Db": false, "fieldSelector=a%3Db&watch=true": true,
 	} {
 		req := get(t, "/")

@@ -228,18 +228,7 @@ func (l lasting) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // lasts says whether the answer to a request goes on until somebody ends it.
 func lasts(req *http.Request) bool {
-	if !httpgrpc.MayAsk(req.URL.RawQuery, "watch") && !httpgrpc.MayAsk(req.URL.RawQuery, "follow") {
-		return false
-	}
-	query := req.URL.Query()
-	for _, key := range []string{"watch", "follow"} {
-		switch query.Get(key) {
-		case "", "0", "false":
-		default:
-			return true
-		}
-	}
-	return false
+	return httpgrpc.Asks(req.URL.RawQuery, "watch") || httpgrpc.Asks(req.URL.RawQuery, "follow")
 }
 
 // counted gives its place back when the answer has been read.

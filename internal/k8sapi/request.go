@@ -45,6 +45,7 @@ func (c *Client) prepare(req *http.Request, said *saidExtra) (*http.Request, err
 	}
 	upgrade := httpgrpc.UpgradeOf(out.Header)
 	httpgrpc.RemoveHopByHop(out.Header)
+	httpgrpc.RemoveBearerSubprotocol(out.Header)
 	httpgrpc.RestoreUpgrade(out.Header, upgrade)
 	out.Header["Via"] = append(out.Header["Via"], "gRPC/1.0 "+version.Agentk())
 	return out, nil

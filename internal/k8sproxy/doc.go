@@ -14,8 +14,9 @@
 //     listed in Connection, whose removal would change who the request is. X-Remote-* never pass.
 //   - Make two hops disagree about a request. Queries that cannot be parsed are refused, a path whose escaped form means
 //     something else than its decoded one only travels to an agent that promises to keep it, hop-by-hop headers end here.
-//   - Leave credentials behind. Authorization, cookies and CSRF tokens (header and query) are removed, and kas sends no token
-//     of its own to the agent. Logs carry neither queries nor what a malformed credential contained.
+//   - Leave credentials behind. Authorization, bearer tokens among WebSocket subprotocols, cookies and CSRF tokens (header and
+//     query) are removed, and kas sends no token of its own to the agent. Logs carry neither queries nor what a malformed
+//     credential contained.
 //
 // What a cluster can not do: speak for the host name of kas, which may share a site with GitLab. CORS headers, cookies, and
 // headers that bind a whole host are dropped, and so is the mark that only kas puts on its own 401. A browser's session gets

@@ -15,8 +15,9 @@ const (
 	impersonatePrefix = "Impersonate-"
 )
 
-// droppedRequest never leaves kas: credentials, and what only concerns the way to kas.
-var droppedRequest = [...]string{headerAuthorization, headerCookie, headerAgentID, headerCSRF, "Host"}
+// droppedRequest never leaves kas: credentials, and what only concerns the way to kas. The last two claim another origin of the request:
+// an API server writes X-Real-Ip into its audit log.
+var droppedRequest = [...]string{headerAuthorization, headerCookie, headerAgentID, headerCSRF, "Host", "Forwarded", "X-Real-Ip"}
 
 // droppedRequestPrefixes are headers that some servers behind a proxy believe. The first is the proof of identity of the
 // Kubernetes front-proxy protocol, the second would claim another origin of the request, the third is the routing of kas.
@@ -52,6 +53,7 @@ func requestHeader(client http.Header) http.Header {
 	for _, name := range droppedRequest {
 		delete(h, name)
 	}
+	httpgrpc.RemoveBearerSubprotocol(h)
 	httpgrpc.RestoreUpgrade(h, upgrade)
 	h[headerVia] = append(slices.Clip(h[headerVia]), via)
 	return h

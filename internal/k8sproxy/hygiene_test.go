@@ -28,7 +28,9 @@ func TestProxy_WhatTheAgentGets(t *testing.T) {
 	got := l.raw("POST http://evil.test/k8s-proxy/api/v1/pods?b=2&a=1&b=1&gitlab-csrf-token=canary HTTP/1.1\r\nHost: evil.test\r\n" +
 		"Authorization: " + ciBearer + "\r\nCookie: a=canary\r\nX-Csrf-Token: canary\r\nGitlab-Agent-Id: 9\r\n" +
 		"X-Remote-User: system:admin\r\nX-Remote-Group: system:masters\r\nx-remote-extra-a: b\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: evil\r\n" +
+		"X-Real-IP: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\n" +
 		"Kas-Hop-Routing-Agent-Id: 9\r\nConnection: x-private, keep-alive\r\nX-Private: 1\r\nKeep-Alive: 1\r\nTe: trailers\r\nProxy-Authorization: canary\r\n" +
+		"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.Y2FuYXJ5, v4.channel.k8s.io\r\n" +
 		"Accept: application/json\r\nUser-Agent: kubectl\r\nVia: 1.1 lb\r\nContent-Length: 4\r\n\r\nbody")
 	if got.StatusCode != 200 || got.body != "from the cluster" {
 		t.Fatalf("%v %q", got.Response, got.body)
@@ -37,7 +39,9 @@ func TestProxy_WhatTheAgentGets(t *testing.T) {
 	via := h["Via"]
 	delete(h, "Via")
 	delete(h, "Content-Length")
-	if diff := cmp.Diff(http.Header{"Accept": {"application/json"}, "User-Agent": {"kubectl"}}, h); diff != "" {
+	if diff := cmp.Diff(http.Header{
+		"Accept": {"application/json"}, "User-Agent": {"kubectl"}, "Sec-Websocket-Protocol": {"v4.channel.k8s.io"},
+	}, h); diff != "" {
 		t.Error(diff)
 	}
 	if len(via) != 2 || via[0] != "1.1 lb" || !strings.HasPrefix(via[1], "gRPC/1.0 gitlab-kas/") {

@@ -27,6 +27,10 @@ const (
 
 	headerUnauthorized = "Gitlab-Unauthorized"
 
+	// maxAccepted is how many entries of Accept headers are looked at. Clients have up to ten; who need not prove anything to be refused
+	// shall not make kas read a megabyte of them.
+	maxAccepted = 100
+
 	// statusClientGone is what logs and metrics show for a request whose client left before there was an answer.
 	statusClientGone = 499
 )
@@ -152,8 +156,12 @@ type accepted struct {
 // transformation (as=Table) is not one that a Status can satisfy.
 func negotiate(accept []string) string {
 	var entries []accepted
+	looked := 0
 	for _, value := range accept {
 		for entry := range strings.SplitSeq(value, ",") {
+			if looked++; looked > maxAccepted {
+				break
+			}
 			mediaType, params, err := mime.ParseMediaType(entry)
 			if err != nil || params["as"] != "" {
 				continue

@@ -54,6 +54,8 @@ func TestStatus_Form(t *testing.T) {
 		{"only tables", table, "", "", 406, "text/plain; charset=utf-8", notAcceptable},
 		{"html", "text/html", "", "", 406, "text/plain; charset=utf-8", notAcceptable},
 		{"not wanted", "application/json;q=0", "", "", 406, "text/plain; charset=utf-8", notAcceptable},
+		{"many", strings.Repeat("a/b,", maxAccepted-1) + "application/yaml", "", "", 410, typeYAML, yamlForm},
+		{"too many", strings.Repeat("a/b,", maxAccepted) + "application/json", "", "", 406, "text/plain; charset=utf-8", notAcceptable},
 		{"malformed", ";;;", "", "", 406, "text/plain; charset=utf-8", notAcceptable},
 		{"curl", "*/*", "curl/8.0", "", 410, typeJSON, indented},
 		{"wget", "", "Wget/1.2", "", 410, typeJSON, indented},

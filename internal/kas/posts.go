@@ -2,6 +2,8 @@ package kas
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -101,11 +103,12 @@ func (p *posts) explain(agentID int64, err error) bool {
 		return false
 	}
 	id := zap.Int64(telemetry.AgentID, agentID)
-	switch fault.KindOf(err) {
-	case fault.NotFound:
+	var answer *gitlab.StatusError
+	switch kind := fault.KindOf(err); {
+	case kind == fault.NotFound:
 		p.log.Debug("Configuration is not posted: GitLab does not know the agent any more", id)
 		return false
-	case fault.InvalidArgument:
+	case kind == fault.InvalidArgument, errors.As(err, &answer) && aboutContent(answer.Code):
 		p.log.Error("Configuration cannot be posted to GitLab", id, zap.Error(err))
 		return false
 	default:
@@ -113,6 +116,11 @@ func (p *posts) explain(agentID int64, err error) bool {
 			zap.Duration(telemetry.RetryIn, postAgain), zap.Error(err))
 		return true
 	}
+}
+
+// aboutContent says whether a status is GitLab's judgement of what it was sent, which does not change by sending it again.
+func aboutContent(code int) bool {
+	return code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity
 }
 
 // run posts again what GitLab did not take, until ctx ends.

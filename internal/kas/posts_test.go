@@ -17,6 +17,7 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 	"gitlab.com/agentk/agentk/internal/backend"
 	"gitlab.com/agentk/agentk/internal/fault"
+	"gitlab.com/agentk/agentk/internal/gitlab"
 )
 
 // rails takes configurations, or does not.
@@ -124,11 +125,17 @@ func TestPosts_OneAtATimeNewestLast(t *testing.T) {
 
 func TestPosts_GivesUp(t *testing.T) {
 	for _, tt := range []struct {
-		kind  fault.Kind
+		err   error
 		level zapcore.Level
-	}{{fault.NotFound, zapcore.DebugLevel}, {fault.InvalidArgument, zapcore.ErrorLevel}} {
+	}{
+		{fault.New(fault.NotFound, fault.GitLab, "no"), zapcore.DebugLevel},
+		{fault.New(fault.InvalidArgument, fault.GitLab, "no"), zapcore.ErrorLevel},
+		{fmt.Errorf("post: %w", &gitlab.StatusError{Code: 400}), zapcore.ErrorLevel},
+		{fmt.Errorf("post: %w", &gitlab.StatusError{Code: 413}), zapcore.ErrorLevel},
+		{fmt.Errorf("post: %w", &gitlab.StatusError{Code: 422}), zapcore.ErrorLevel},
+	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := &rails{err: fault.New(tt.kind, fault.GitLab, "no")}
+			r := &rails{err: tt.err}
 			p, logs, stop := newTestPosts(r)
 			defer stop()
 			p.configured(t.Context(), backend.Agent{ID: 7}, file(agentcfg.LogLevelEnum_debug))
@@ -136,7 +143,7 @@ func TestPosts_GivesUp(t *testing.T) {
 			synctest.Wait()
 			r.want(t, 1)
 			if logs.Len() != 1 || logs.All()[0].Level != tt.level {
-				t.Errorf("%s: logged %v", tt.kind, logs.All())
+				t.Errorf("%v: logged %v", tt.err, logs.All())
 			}
 		})
 	}
