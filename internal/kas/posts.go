@@ -2,6 +2,8 @@ package kas
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -101,6 +103,11 @@ func (p *posts) explain(agentID int64, err error) bool {
 		return false
 	}
 	id := zap.Int64(telemetry.AgentID, agentID)
+	var answer *gitlab.StatusError
+	if errors.As(err, &answer) && refusesContent(answer.Code) {
+		p.log.Error("GitLab refuses the agent's configuration; access goes by the one before, until there is another", id, zap.Error(err))
+		return false
+	}
 	switch fault.KindOf(err) {
 	case fault.NotFound:
 		p.log.Debug("Configuration is not posted: GitLab does not know the agent any more", id)
@@ -113,6 +120,11 @@ func (p *posts) explain(agentID int64, err error) bool {
 			zap.Duration(telemetry.RetryIn, postAgain), zap.Error(err))
 		return true
 	}
+}
+
+// refusesContent says that an HTTP status is about what was posted: the same again would be refused again.
+func refusesContent(code int) bool {
+	return code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity
 }
 
 // run posts again what GitLab did not take, until ctx ends.
