@@ -137,3 +137,12 @@ func HopOf(err error) Hop {
 	}
 	return ""
 }
+
+// RetryAfterOf is when whoever failed wants to be asked again; zero: it did not say.
+func RetryAfterOf(err error) time.Duration {
+	var f *Error
+	if errors.As(err, &f) {
+		return f.RetryAfter
+	}
+	return 0
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -74,5 +75,14 @@ func TestError_ShowsItsCause(t *testing.T) {
 	err := fault.Wrap(fault.Unavailable, fault.APIServer, cause, "dial %s", "10.0.0.1")
 	if err.Error() != "dial 10.0.0.1: connection refused" || !errors.Is(err, cause) {
 		t.Errorf("got %q", err)
+	}
+}
+
+func TestRetryAfterOf(t *testing.T) {
+	told := fmt.Errorf("outer: %w", &fault.Error{Kind: fault.Unavailable, RetryAfter: time.Minute})
+	for err, want := range map[error]time.Duration{told: time.Minute, fault.New(fault.Unavailable, fault.Git, "down"): 0, errors.New("else"): 0, nil: 0} {
+		if got := fault.RetryAfterOf(err); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
 	}
 }

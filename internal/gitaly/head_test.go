@@ -55,6 +55,10 @@ func TestHead_EveryRepositoryAndRelease(t *testing.T) {
 			if fault.HopOf(err) != fault.Git {
 				t.Errorf("hop %q", fault.HopOf(err))
 			}
+			for _, repo := range []string{"detached", "unborn", "tag"} {
+				_, err := b.client.Head(t.Context(), b.on(repo, "gone"))
+				b.wantKind(err, fault.NotFound, repo, "refs/heads/gone")
+			}
 		})
 	}
 }

@@ -34,6 +34,8 @@ func (o *operation) lookup(ctx context.Context, ref string) (answer, error) {
 	}
 	branch, err := o.defaultBranch(ctx)
 	switch {
+	case err != nil && ref != headRef && o.hasHead(ctx):
+		return answer{state: missing}, nil
 	case err != nil:
 		return answer{}, err
 	case branch == "":
@@ -49,6 +51,13 @@ func (o *operation) lookup(ctx context.Context, ref string) (answer, error) {
 		return answer{state: missing}, nil
 	}
 	return answer{state: found, commit: commit}, nil
+}
+
+// hasHead says that HEAD is a commit, so that the repository is not empty. A HEAD that names a commit instead of a branch makes Gitaly
+// fail when it is asked for the default branch.
+func (o *operation) hasHead(ctx context.Context) bool {
+	commit, err := o.findCommit(ctx, headRef)
+	return err == nil && commit != ""
 }
 
 // ref is the commit of a ref, "" if there is no such ref. ListRefs takes half the work, but only newer servers know it, and for

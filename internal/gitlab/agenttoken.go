@@ -64,6 +64,9 @@ func (c *Client) authenticated(ctx context.Context, q *call) (*http.Response, er
 	return resp, nil
 }
 
+// Old says that this GitLab has been seen to be older than 17.2.
+func (c *Client) Old() bool { return c.form.Load() == formBearer }
+
 // learn remembers a form that has worked.
 func (c *Client) learn(form tokenForm, status int) {
 	if status < 200 || status > 299 || c.form.Load() == form {

@@ -83,7 +83,7 @@ func TestAgentToken_Refused(t *testing.T) {
 		if _, err := c.AgentByToken(within(t), agentToken); fault.KindOf(err) != fault.Unauthenticated {
 			t.Errorf("got %v", err)
 		}
-		if n := len(r.requests()); n != tc.want || c.form.Load() != tc.form {
+		if n := len(r.requests()); n != tc.want || c.form.Load() != tc.form || c.Old() != (tc.form == formBearer) {
 			t.Errorf("form %d: %d requests, then form %d", tc.form, n, c.form.Load())
 		}
 	}

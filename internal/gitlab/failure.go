@@ -100,8 +100,10 @@ func failAgent(ctx context.Context, q *call, err error, notFound string) error {
 	case fault.Canceled, fault.DeadlineExceeded:
 		return err
 	default:
-		kind, msg = fault.Unavailable, "unavailable"
-		return &failure{fault: fault.New(kind, fault.HopOf(err), "%s", msg), text: msg + ": " + err.Error(), cause: err}
+		msg = "unavailable"
+		shown := fault.New(fault.Unavailable, fault.HopOf(err), "%s", msg)
+		shown.RetryAfter = fault.RetryAfterOf(err)
+		return &failure{fault: shown, text: msg + ": " + err.Error(), cause: err}
 	}
 	return &failure{fault: fault.New(kind, fault.GitLab, "%s", msg), text: msg, cause: err}
 }

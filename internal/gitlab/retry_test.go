@@ -80,6 +80,15 @@ func TestRetryAfter_TooLong(t *testing.T) {
 	}
 }
 
+// TestRetryAfter_AgentsCallers: who asks on behalf of an agent is not repeated, but learns when to ask again.
+func TestRetryAfter_AgentsCallers(t *testing.T) {
+	r := newRails(t, after(429, "120"))
+	_, err := r.start().AgentByToken(within(t), agentToken)
+	if fault.KindOf(err) != fault.Unavailable || fault.RetryAfterOf(err) != 2*time.Minute || len(r.requests()) != 1 {
+		t.Errorf("%d requests, %v, again after %v", len(r.requests()), err, fault.RetryAfterOf(err))
+	}
+}
+
 func TestRetryAfter_IgnoredElsewhere(t *testing.T) {
 	for _, answer := range []http.HandlerFunc{after(500, "3600"), after(429, "soon"), after(503, "-5"), after(429, "99999999999999999999")} {
 		r := newRails(t, answer)

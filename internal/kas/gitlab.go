@@ -43,7 +43,7 @@ func (s *server) newGitLab() (world, error) {
 	}
 	s.rails.files = configFiles{git}
 	s.usage, err = usage.New(usage.Config{
-		Reporter: rails, Log: s.named("usage_metrics"), Registerer: s.registry,
+		Reporter: rails, Old: rails.Old, Log: s.named("usage_metrics"), Registerer: s.registry,
 		UsagePeriod: s.file.Observability.UsageReportingPeriod.AsDuration(),
 		EventPeriod: s.file.Observability.EventReportingPeriod.AsDuration(),
 	})

@@ -104,11 +104,15 @@ func (p *posts) explain(agentID int64, err error) bool {
 	}
 	id := zap.Int64(telemetry.AgentID, agentID)
 	var answer *gitlab.StatusError
-	switch kind := fault.KindOf(err); {
-	case kind == fault.NotFound:
+	if errors.As(err, &answer) && refusesContent(answer.Code) {
+		p.log.Error("GitLab refuses the agent's configuration; access goes by the one before, until there is another", id, zap.Error(err))
+		return false
+	}
+	switch fault.KindOf(err) {
+	case fault.NotFound:
 		p.log.Debug("Configuration is not posted: GitLab does not know the agent any more", id)
 		return false
-	case kind == fault.InvalidArgument, errors.As(err, &answer) && aboutContent(answer.Code):
+	case fault.InvalidArgument:
 		p.log.Error("Configuration cannot be posted to GitLab", id, zap.Error(err))
 		return false
 	default:
@@ -118,8 +122,8 @@ func (p *posts) explain(agentID int64, err error) bool {
 	}
 }
 
-// aboutContent says whether a status is GitLab's judgement of what it was sent, which does not change by sending it again.
-func aboutContent(code int) bool {
+// refusesContent says that an HTTP status is about what was posted: the same again would be refused again.
+func refusesContent(code int) bool {
 	return code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity
 }
 

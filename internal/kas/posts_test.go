@@ -149,6 +149,29 @@ func TestPosts_GivesUp(t *testing.T) {
 	}
 }
 
+// What GitLab does not take because of what it is, it will not take half a minute later. Other refusals may be those of a proxy.
+func TestPosts_RefusedContentIsPostedOnce(t *testing.T) {
+	for code, want := range map[int]int{400: 1, 413: 1, 422: 1, 403: 11, 405: 11, 409: 11, 500: 11} {
+		synctest.Test(t, func(t *testing.T) {
+			refusal := fmt.Errorf("post: %w", &gitlab.StatusError{Code: code, Path: "/api"})
+			r := &rails{err: refusal}
+			p, logs, stop := newTestPosts(r)
+			defer stop()
+			p.configured(t.Context(), backend.Agent{ID: 7}, file(agentcfg.LogLevelEnum_debug))
+			time.Sleep(10 * postAgain)
+			synctest.Wait()
+			r.want(t, want)
+			if n := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); (n == 1) != (want == 1) {
+				t.Errorf("status %d: logged %v", code, logs.All())
+			}
+			// Another file is posted, whatever became of the one before.
+			r.set(nil)
+			p.configured(t.Context(), backend.Agent{ID: 7}, file(agentcfg.LogLevelEnum_warn))
+			r.want(t, want+1, "7 warn")
+		})
+	}
+}
+
 func TestPosts_ReportsListsOverTheCap(t *testing.T) {
 	r := &rails{}
 	core, logs := observer.New(zapcore.WarnLevel)

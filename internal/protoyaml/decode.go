@@ -77,7 +77,7 @@ func Decode(data []byte, m proto.Message, opt Options) (Result, error) {
 
 var syntaxLine = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
 
-// parse returns the root of the only document, or nil if there is none.
+// parse returns the root of the only document, or nil if there is none. More documents with nothing in them do no harm.
 func parse(data []byte) (root *yaml.Node, err error) {
 	// The parser reports by panic inside; one that it does not catch itself must not end the daemon on a user's file.
 	defer func() {
@@ -86,25 +86,36 @@ func parse(data []byte) (root *yaml.Node, err error) {
 		}
 	}()
 	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc, second yaml.Node
-	err = dec.Decode(&doc)
-	if errors.Is(err, io.EOF) {
-		return nil, nil
-	}
+	root, _, err = document(dec)
 	if err != nil {
-		return nil, syntaxMistake(err)
+		return nil, err
 	}
-	err = dec.Decode(&second)
-	if err == nil {
-		return nil, Mistakes{{Line: second.Line, Msg: "a second document starts here; the file must hold only one"}}
+	for {
+		next, more, err := document(dec)
+		switch {
+		case err != nil:
+			return nil, err
+		case !more:
+			return root, nil
+		case next != nil && !isNull(next): // a separator at the end of the file begins one with nothing in it
+			return nil, Mistakes{{Line: next.Line, Msg: "a second document starts here; the file must hold only one"}}
+		}
 	}
-	if !errors.Is(err, io.EOF) {
-		return nil, syntaxMistake(err)
+}
+
+// document returns the root of the next document, nil if it has none; more says that there was a document.
+func document(dec *yaml.Decoder) (root *yaml.Node, more bool, err error) {
+	var doc yaml.Node
+	err = dec.Decode(&doc)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, syntaxMistake(err)
+	case len(doc.Content) == 0:
+		return nil, true, nil
 	}
-	if len(doc.Content) == 0 {
-		return nil, nil
-	}
-	return doc.Content[0], nil
+	return doc.Content[0], true, nil
 }
 
 func syntaxMistake(err error) Mistakes {

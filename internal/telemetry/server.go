@@ -45,7 +45,8 @@ type ServerConfig struct {
 	Registry *prometheus.Registry
 	// Liveness and Readiness decide the answers of the probes; nil means that the daemon is always alive or ready.
 	Liveness, Readiness *Probes
-	// MetricsPath, LivenessPath and ReadinessPath start with a slash; empty means the default. /livez and /readyz answer too.
+	// MetricsPath, LivenessPath and ReadinessPath start with a slash; empty means the default. /livez and /readyz answer
+	// too, unless they are among these.
 	MetricsPath, LivenessPath, ReadinessPath string
 	Log                                      *zap.Logger
 }
@@ -65,14 +66,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		s.route(cfg.MetricsPath, DefaultMetricsPath, metrics),
 		s.route(cfg.LivenessPath, DefaultLivenessPath, probeHandler(cfg.Liveness)),
 		s.route(cfg.ReadinessPath, DefaultReadinessPath, probeHandler(cfg.Readiness)),
-		s.route("", "/livez", probeHandler(cfg.Liveness)),
-		s.route("", "/readyz", probeHandler(cfg.Readiness)),
 		s.route("", pprofPrefix+"profile", longAnswer(pprof.Profile)),
 		s.route("", pprofPrefix+"trace", longAnswer(pprof.Trace)),
 		s.route("", pprofPrefix+"symbol", http.HandlerFunc(pprof.Symbol)),
 	)
 	if err != nil {
 		return nil, err
+	}
+	for path, probes := range map[string]*Probes{"/livez": cfg.Liveness, "/readyz": cfg.Readiness} {
+		if _, taken := s.routes[path]; !taken { // the configuration may use the name itself
+			s.routes[path] = probeHandler(probes)
+		}
 	}
 	return s, nil
 }

@@ -118,6 +118,28 @@ func TestServer_Probes(t *testing.T) {
 	}
 }
 
+// The paths of the configuration come before the names that are always there.
+func TestServer_ProbesAtTheirOtherNames(t *testing.T) {
+	var ready Probes
+	ready.Toggle("agentServer")
+	for _, tt := range []struct {
+		cfg  ServerConfig
+		want map[string]int
+	}{
+		{ServerConfig{LivenessPath: "/livez", ReadinessPath: "/readyz"}, map[string]int{"/livez": 200, "/readyz": 500, "/liveness": 404, "/readiness": 404}},
+		{ServerConfig{ReadinessPath: "/livez"}, map[string]int{"/livez": 500, "/readyz": 500, "/liveness": 200}},
+		{ServerConfig{MetricsPath: "/readyz"}, map[string]int{"/livez": 200, "/readyz": 200, "/readiness": 500}},
+	} {
+		tt.cfg.Readiness = &ready
+		base := start(t, tt.cfg)
+		for path, want := range tt.want {
+			if code, _, _ := get(t, base+path); code != want {
+				t.Errorf("%+v: %s answers %d, want %d", tt.cfg, path, code, want)
+			}
+		}
+	}
+}
+
 func TestServer_ProfileOutlivesReadTimeout(t *testing.T) {
 	base := start(t, ServerConfig{})
 	began := time.Now()
@@ -153,7 +175,7 @@ func TestServer_Refusals(t *testing.T) {
 	if err = resp.Body.Close(); err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d %v", resp.StatusCode, err)
 	}
-	for _, cfg := range []ServerConfig{{MetricsPath: "metrics"}, {MetricsPath: "/x", LivenessPath: "/x"}, {ReadinessPath: "/readyz"}} {
+	for _, cfg := range []ServerConfig{{MetricsPath: "metrics"}, {MetricsPath: "/x", LivenessPath: "/x"}} {
 		cfg.Registry, cfg.Log = NewRegistry(Kas), zap.NewNop()
 		if _, err := NewServer(cfg); err == nil {
 			t.Errorf("%+v accepted", cfg)

@@ -44,6 +44,16 @@ func (c counts) add(other counts, limit int) int {
 	return dropped
 }
 
+// withoutOldNames is a copy of all that has names of today; some says that there was more.
+func (c counts) withoutOldNames() (rest counts, some bool) {
+	rest = counts{counters: maps.Clone(c.counters), unique: maps.Clone(c.unique)}
+	for _, name := range oldNames {
+		delete(rest.counters, name)
+		delete(rest.unique, name)
+	}
+	return rest, len(rest.counters) < len(c.counters) || len(rest.unique) < len(c.unique)
+}
+
 // lists are the sets as they travel.
 func (c counts) lists() map[string][]int64 {
 	out := make(map[string][]int64, len(c.unique))

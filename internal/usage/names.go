@@ -15,9 +15,13 @@ const (
 	allRequests       = "k8s_api_proxy_request"
 	fluxNotifications = "flux_git_push_notifications_total"
 	fluxProjects      = "flux_git_push_notified_unique_projects"
-	gitopsSyncs       = "gitops_sync" // up to 16.x
+	gitopsSyncs       = "gitops_sync"                 // up to 16.x
+	tunnelUsers       = "agent_users_using_ci_tunnel" // up to 16.x; users of all ways of access
 	registerEvent     = "register_agent_at_kas"
 )
+
+// oldNames are refused from 17.0 on.
+var oldNames = []string{gitopsSyncs, tunnelUsers}
 
 // names are those of each way of access. The set of users is an event of the same name, too.
 var names = map[Access]struct{ requests, users, agents string }{

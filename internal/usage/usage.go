@@ -6,7 +6,6 @@ package usage
 import (
 	"context"
 	"errors"
-	"maps"
 	"sync"
 	"time"
 
@@ -20,7 +19,7 @@ import (
 
 const (
 	// flushTimeout bounds the last report at shutdown.
-	flushTimeout = 3 * time.Second
+	flushTimeout = 5 * time.Second
 	// sendTimeout bounds any other.
 	sendTimeout = 30 * time.Second
 	// defaultMaxItems bounds each set of ids and each kind of events. A registration may have 1 KiB of text.
@@ -42,6 +41,9 @@ type Config struct {
 	UsagePeriod time.Duration
 	// EventPeriod is how often events are sent; 0: they are not gathered.
 	EventPeriod time.Duration
+	// Old says that this GitLab is known to be older than 17.2: it counts the users of the proxy under a name that newer ones
+	// refuse. nil: it is not known to be.
+	Old func() bool
 	// MaxItems bounds each set of ids and each kind of events; what is beyond is not reported. 0 is 20 000.
 	MaxItems   int
 	Log        *zap.Logger
@@ -58,8 +60,8 @@ type Tracker struct {
 	mu     sync.Mutex
 	usage  counts
 	events events
-	// noEvents: this GitLab does not know events; noSyncs: it does not count GitOps.
-	noEvents, noSyncs bool
+	// noEvents: this GitLab does not know events; noOldNames: it refuses the names that were in use up to 16.x.
+	noEvents, noOldNames bool
 }
 
 // New returns a Tracker.
@@ -72,6 +74,9 @@ func New(cfg Config) (*Tracker, error) {
 	}
 	if cfg.MaxItems == 0 {
 		cfg.MaxItems = defaultMaxItems
+	}
+	if cfg.Old == nil {
+		cfg.Old = func() bool { return false }
 	}
 	t := &Tracker{cfg: cfg, usage: newCounts(), events: newEvents(), dropped: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kas_usage_items_dropped_total",
@@ -100,6 +105,9 @@ func (t *Tracker) ProxyRequest(access Access, userID, agentID, projectID int64) 
 		t.usage.counters[name.requests]++
 		dropped += t.usage.see(name.users, userID, t.cfg.MaxItems)
 		dropped += t.usage.see(name.agents, agentID, t.cfg.MaxItems)
+		if !t.noOldNames && t.cfg.Old() {
+			dropped += t.usage.see(tunnelUsers, userID, t.cfg.MaxItems)
+		}
 	}
 	if t.gathersEvents() && userID > 0 && projectID > 0 {
 		dropped += t.events.use(name.users, usedBy{UserID: userID, ProjectID: projectID}, t.cfg.MaxItems)
@@ -125,7 +133,7 @@ func (t *Tracker) GitopsSynced() {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.noSyncs {
+	if !t.noOldNames {
 		t.usage.counters[gitopsSyncs]++
 	}
 }
@@ -211,24 +219,23 @@ func (t *Tracker) sendUsage(ctx context.Context) {
 	t.cfg.Log.Warn("Usage could not be reported to GitLab; it is kept for the next report", zap.Error(err))
 }
 
-// postUsage posts a report. A GitLab from 17.0 on refuses the name of one counter, and the whole report with it: it gets the rest.
+// postUsage posts a report. A GitLab from 17.0 on refuses two names, and the whole report with them: it gets the rest.
 func (t *Tracker) postUsage(ctx context.Context, report counts) error {
 	err := t.cfg.Reporter.PostUsage(ctx, report.counters, report.lists())
-	if fault.KindOf(err) != fault.Internal || err == nil || report.counters[gitopsSyncs] == 0 {
+	rest, old := report.withoutOldNames()
+	if err == nil || fault.KindOf(err) != fault.Internal || !old {
 		return err
 	}
-	rest := maps.Clone(report.counters)
-	delete(rest, gitopsSyncs)
-	if len(rest)+len(report.unique) > 0 {
-		if err := t.cfg.Reporter.PostUsage(ctx, rest, report.lists()); err != nil {
+	if !rest.empty() {
+		if err := t.cfg.Reporter.PostUsage(ctx, rest.counters, rest.lists()); err != nil {
 			return err
 		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.noSyncs = true
-	delete(t.usage.counters, gitopsSyncs)
-	t.cfg.Log.Info("This GitLab does not count GitOps synchronisations; none are reported from now on")
+	t.noOldNames = true
+	t.usage, _ = t.usage.withoutOldNames()
+	t.cfg.Log.Info("This GitLab does not count what GitLab up to 16 did; it is not reported from now on", zap.Strings("names", oldNames))
 	return nil
 }
 

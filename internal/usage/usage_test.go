@@ -104,7 +104,7 @@ type strict struct {
 }
 
 func (s *strict) PostUsage(ctx context.Context, counters map[string]int64, unique map[string][]int64) error {
-	if counters[s.unknown] > 0 {
+	if counters[s.unknown] > 0 || len(unique[s.unknown]) > 0 {
 		s.refused++
 		return fault.New(fault.Internal, fault.GitLab, "HTTP status code: 400")
 	}
@@ -156,6 +156,67 @@ func TestGitopsSyncs_NewerGitLab(t *testing.T) {
 			t.Errorf("%d reports", len(g.reports))
 		}
 	})
+}
+
+// An old GitLab counts the users of all ways of access under one more name; others are not told, and 17.0 and 17.1 refuse it.
+func TestOldGitLab_UsersOfTheTunnel(t *testing.T) {
+	const name = "agent_users_using_ci_tunnel"
+	for _, tt := range []struct {
+		what    string
+		old     bool
+		unknown string
+		want    []int64
+		refused int
+	}{
+		{"16.x", true, "", []int64{5, 6}, 0},
+		{"17.0", true, name, nil, 1},
+		{"17.2", false, name, nil, 0},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &strict{gitLab: &gitLab{}, unknown: tt.unknown}
+				tracker := newTracker(t, g.gitLab, func(c *Config) { c.Reporter, c.Old = g, func() bool { return tt.old } })
+				defer run(tracker)()
+				for range 2 {
+					tracker.ProxyRequest(PAT, 5, 7, 10)
+					tracker.ProxyRequest(CI, 6, 7, 10)
+					tracker.ProxyRequest(CI, 0, 7, 10)
+					minute()
+				}
+				if len(g.reports) != 2 || g.refused != tt.refused {
+					t.Fatalf("%d reports, %d refused", len(g.reports), g.refused)
+				}
+				for _, r := range g.reports {
+					if diff := cmp.Diff(tt.want, r.Unique[name]); diff != "" || r.Counters[allRequests] != 3 || len(r.Unique[names[CI].users]) != 1 {
+						t.Errorf("%v (-want +got)\n%s", r, diff)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An answer that comes as late as it may still counts.
+func TestUsage_LastReportMayTakeFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gitLab{during: func() { time.Sleep(4900 * time.Millisecond) }}
+		r := &timely{gitLab: g}
+		tracker := newTracker(t, g, func(c *Config) { c.Reporter, c.EventPeriod = r, 0 })
+		stop := run(tracker)
+		tracker.FluxNotified(9)
+		stop()
+		g.wantReports(t, report{Counters: map[string]int64{fluxNotifications: 1}, Unique: map[string][]int64{fluxProjects: {9}}})
+	})
+}
+
+// timely takes no report whose time is over.
+type timely struct{ *gitLab }
+
+func (g *timely) PostUsage(ctx context.Context, counters map[string]int64, unique map[string][]int64) error {
+	if err := g.answer(ctx); err != nil || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	return g.gitLab.PostUsage(ctx, counters, unique)
 }
 
 // run runs tracker in a synctest bubble; stop ends it and waits.

@@ -8,12 +8,12 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 )
 
-// identity is which agent this process is. The first configuration decides: inventories, leases and names of other objects in the
+// identity is which agent this process is, and of which GitLab. The first configuration decides: inventories, leases and names of other objects in the
 // cluster are made from it, so that a later change needs a new process.
 type identity struct {
-	known       chan struct{} // closed after the fields below are set
+	known       chan struct{} // closed after agentID is set
 	agentID     int64
-	externalURL string
+	externalURL string // "" until it was told; only pin uses it
 }
 
 func newIdentity() *identity { return &identity{known: make(chan struct{})} }
@@ -33,9 +33,13 @@ func (i *identity) pin(cfg *agentcfg.AgentConfiguration) error {
 	if cfg.AgentId != i.agentID {
 		return fmt.Errorf("the agent id changed from %d to %d: the configuration is ignored until this pod is restarted", i.agentID, cfg.AgentId)
 	}
-	if cfg.GitlabExternalUrl != i.externalURL {
+	switch told := cfg.GitlabExternalUrl; {
+	case told == "": // a server before 15.11 does not tell
+	case i.externalURL == "":
+		i.externalURL = told
+	case told != i.externalURL:
 		return fmt.Errorf("the external URL of GitLab changed from %q to %q: the configuration is ignored until this pod is restarted",
-			i.externalURL, cfg.GitlabExternalUrl)
+			i.externalURL, told)
 	}
 	return nil
 }

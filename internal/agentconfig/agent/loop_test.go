@@ -212,6 +212,28 @@ func TestLoop_IdentityIsPinned(t *testing.T) {
 	}
 }
 
+// Servers of before and after an upgrade may serve the same agent: one does not tell the URL.
+func TestLoop_ExternalURLMayBeToldLater(t *testing.T) {
+	url := func(url string) func(c *agentcfg.AgentConfiguration) {
+		return func(c *agentcfg.AgentConfiguration) { c.GitlabExternalUrl = url }
+	}
+	m := &module{name: "m"}
+	turns := []turn{
+		send(end(nil), config("c1", url("")), config("c2")), send(end(nil), config("c3", url(""))), send(hold, config("c4"), config("c5", url("https://evil"))),
+	}
+	inBubble(t, turns, []*module{m}, func(t *testing.T, f *fixture) {
+		later(time.Minute)
+		if seen := m.seen(); seen[len(seen)-1] != "c4" {
+			t.Errorf("seen %v", seen)
+		}
+		f.wantValid(t, 0)
+		f.wantAsked(t, "", "c2", "c3")
+		if events := f.events.all(); len(events) != 1 || !strings.Contains(events[0].Message, "external URL") {
+			t.Errorf("events %+v", events)
+		}
+	})
+}
+
 func TestLoop_BadMessages(t *testing.T) {
 	nobody := func(c *agentcfg.AgentConfiguration) { c.AgentId = 0 }
 	tests := map[string]*agentconfiguration.ConfigurationResponse{

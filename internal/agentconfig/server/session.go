@@ -247,7 +247,8 @@ func (x *session) reject(agent backend.Agent, commit string, code codes.Code, te
 
 // later notes a failure that may pass and says when to try again.
 func (x *session) later(what string, err error) time.Duration {
-	delay := x.retry.Next()
+	// A server with too much to do may say how long to leave it alone. The longest that is heard is the time to the next poll.
+	delay := max(x.retry.Next(), min(fault.RetryAfterOf(err), x.s.cfg.PollPeriod))
 	if fault.KindOf(err) != fault.Canceled {
 		x.s.results.WithLabelValues(resultError).Inc()
 		x.log().Warn("Configuration poll failed, retrying", zap.String("step", what), zap.Duration("retry_in", delay), zap.Error(err))

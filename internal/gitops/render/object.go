@@ -21,8 +21,10 @@ const maxLists = 10
 // add checks an object and collects it; of a list, every item.
 func (d *decoder) add(at place, value map[string]any, lists int) error {
 	kind, _ := value["kind"].(string)
-	items, hasItems := value["items"].([]any)
-	if hasItems && strings.HasSuffix(kind, "List") {
+	field, hasItems := value["items"]
+	items, areItems := field.([]any)
+	// What a template leaves empty is null: no items. Only of the plain List that is sure; another kind may have a field of this name.
+	if strings.HasSuffix(kind, "List") && (areItems || kind == "List" && hasItems && field == nil) {
 		return d.addItems(at, value, items, lists)
 	}
 	if err := checkObject(at, value); err != nil {

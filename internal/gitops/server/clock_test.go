@@ -311,6 +311,21 @@ func TestPoll_Refusals(t *testing.T) {
 	}
 }
 
+// TestPoll_BusyServerIsLeftAlone: for as long as it says, though not for longer than until the next poll.
+func TestPoll_BusyServerIsLeftAlone(t *testing.T) {
+	for told, want := range map[time.Duration]time.Duration{2 * time.Minute: 2 * time.Minute, 24 * time.Hour: 5 * time.Minute} {
+		inBubble(t, func(t *testing.T, f *fake) {
+			f.set(func() {
+				f.commitErr = &fault.Error{Kind: fault.Unavailable, Hop: fault.Git, Msg: "too much to do", RetryAfter: told}
+			})
+			end := f.open(t, has(""))
+			time.Sleep(time.Second)
+			f.set(func() { f.commitErr = nil })
+			wantEnd(t, end, "c1", want)
+		})
+	}
+}
+
 // TestPoll_Trouble: an agent does not hear of what passes.
 func TestPoll_Trouble(t *testing.T) {
 	for _, kind := range []fault.Kind{fault.Unavailable, fault.Internal, fault.ResourceExhausted, fault.DeadlineExceeded} {

@@ -162,7 +162,8 @@ func (x *session) reject(code codes.Code, text string) error {
 
 // later notes a failure that may pass and says when to try again.
 func (x *session) later(what string, err error) time.Duration {
-	delay := x.retry.Next()
+	// A server with too much to do may say how long to leave it alone. The longest that is heard is the time to the next poll.
+	delay := max(x.retry.Next(), min(fault.RetryAfterOf(err), x.s.cfg.PollPeriod))
 	if fault.KindOf(err) != fault.Canceled {
 		x.s.metrics.results.WithLabelValues(resultError).Inc()
 		x.log.Warn("GitOps: repository poll failed, retrying", zap.String("step", what), zap.Duration(telemetry.RetryIn, delay), zap.Error(err))

@@ -261,3 +261,18 @@ func TestParse_EffectiveFileParsesToItself(t *testing.T) {
 		}
 	}
 }
+
+// Agents are told the external URL; the password of gitlab.address is for kas alone.
+func TestExternalURL_HoldsNoPassword(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://kas:secret@gl.test/sub/": "https://gl.test/sub/",
+		"https://kas@gl.test:8443":        "https://gl.test:8443",
+		"https://gl.test/a%2Fb/":          "https://gl.test/a%2Fb/",
+	} {
+		f := &kascfg.ConfigurationFile{Gitlab: &kascfg.GitLabCF{Address: address}}
+		applyDefaults(f)
+		if got := f.Gitlab.GetExternalUrl(); got != want || f.Gitlab.Address != address {
+			t.Errorf("%s: external URL %q, address %q", address, got, f.Gitlab.Address)
+		}
+	}
+}

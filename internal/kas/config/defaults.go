@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ func applyDefaults(f *kascfg.ConfigurationFile) {
 	if g := f.Gitlab; g != nil {
 		rateLimit(&g.ApiRateLimit, 50, 250)
 		if g.ExternalUrl == nil && g.Address != "" {
-			g.ExternalUrl = &g.Address
+			external := withoutUser(g.Address)
+			g.ExternalUrl = &external
 		}
 	}
 	if g := f.Gitaly; g != nil {
@@ -48,6 +50,16 @@ func applyDefaults(f *kascfg.ConfigurationFile) {
 	for _, p := range f.GetStandalone().GetProjects() {
 		scalar(&p.Visibility, "private")
 	}
+}
+
+// withoutUser leaves out what opens a proxy in front of GitLab: agents are told the external URL.
+func withoutUser(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.User == nil {
+		return address
+	}
+	u.User = nil
+	return u.String()
 }
 
 func defaultAgent(a *kascfg.AgentCF) {
