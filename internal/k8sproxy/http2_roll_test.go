@@ -50,6 +50,10 @@ func TestHTTP2_ReplacedUnderLoad_LosesNothing(t *testing.T) {
 	}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
+	// All clients find this connection open. Had each opened one, some would still be at the handshake when the kas stops.
+	if err := post(client, "https://127.0.0.1/k8s-proxy/echo", "first"); err != nil {
+		t.Fatal(err)
+	}
 	stop := make(chan struct{})
 	var working sync.WaitGroup
 	var sent atomic.Int64
