@@ -165,6 +165,7 @@ func with(t *testing.T, authorization string) context.Context {
 // A method that is added without a row in one of the tables fails the first step.
 func TestAuthentication_EveryMethod(t *testing.T) {
 	b := besideGitLab(t, "")
+	b.ready()
 	listed := slices.Sorted(slices.Values(slices.Concat(slices.Collect(maps.Keys(agentMethods)), railsMethods, privateMethods)))
 	if diff := cmp.Diff(listed, b.served()); diff != "" {
 		t.Fatalf("methods without a row, or rows without a method (-listed +served)\n%s", diff)
@@ -255,6 +256,7 @@ func (b *beside) privateAPI(dial func(string) *grpc.ClientConn, agents, api *grp
 // Every HTTP route and what it asks for. The observability listener is open by design: it is for the inside of a network.
 func TestAuthentication_EveryRoute(t *testing.T) {
 	b := besideGitLab(t, "")
+	b.ready()
 	get := func(method, url, authorization string) int {
 		req, err := http.NewRequestWithContext(timeout(t), method, url, nil)
 		must(t, err)
@@ -268,10 +270,6 @@ func TestAuthentication_EveryRoute(t *testing.T) {
 		return resp.StatusCode
 	}
 	observability := b.metrics[:len(b.metrics)-len("/metrics")]
-	b.eventually("kas is ready", func() bool {
-		resp, err := http.Get(observability + "/readiness")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
-	})
 	for route, want := range map[string]int{
 		b.metrics: 200, observability + "/liveness": 200, observability + "/readiness": 200, observability + "/debug/pprof/symbol": 200, observability + "/debug/pprof/cmdline": 404, observability + "/": 404,
 		"http://" + b.agentAddr + "/": 426, "http://" + b.agentAddr + "/metrics": 426, b.proxy + "/": 401, b.proxy + "/api": 401, b.proxy[:len(b.proxy)-len("/k8s-proxy")] + "/metrics": 400,

@@ -128,9 +128,7 @@ func (s *server) runRailsAPI(ctx context.Context) error {
 	if s.rails.server == nil {
 		return nil
 	}
-	toggle := s.ready.Toggle("apiServer")
-	toggle.Set(true)
-	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	defer s.serving(ctx, apiServer)()
 	return s.rails.server.Run(ctx)
 }
 

@@ -172,8 +172,6 @@ func (s *server) runPrivateAPI(ctx context.Context) error {
 	if s.others.server == nil {
 		return nil
 	}
-	toggle := s.ready.Toggle("privateApiServer")
-	toggle.Set(true)
-	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	defer s.serving(ctx, privateAPIServer)()
 	return s.others.server.Run(ctx)
 }

@@ -135,13 +135,7 @@ func TestBeside_RefusalIsKnownToAllReplicas(t *testing.T) {
 	b := besideGitLab(t, "")
 	asked := 0
 	for i, one := range []*beside{b, b.another("second-"), b.another("third-")} {
-		one.eventually("kas has reached Redis", func() bool {
-			resp, err := http.Get(strings.TrimSuffix(one.metrics, "metrics") + "readiness")
-			if err != nil {
-				return false
-			}
-			return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
-		})
+		one.ready()
 		_, err := agentregistrar.NewAgentRegistrarClient(dialAsStock(t, one.agentAddr, token)).
 			Register(timeout(t), &agentregistrar.RegisterRequest{AgentMeta: stockMeta, PodId: 1})
 		if st := status.Convert(err); st.Code() != codes.Unauthenticated || st.Message() != "unauthenticated" {

@@ -49,6 +49,7 @@ type server struct {
 	log      *zap.Logger
 	registry *prometheus.Registry
 	ready    telemetry.Probes
+	servers  map[string]*telemetry.Toggle // of ready, by name
 	getenv   func(string) string
 
 	store   store.Store
@@ -103,6 +104,7 @@ func Run(ctx context.Context, cfg *config.Config, log *telemetry.Log) error {
 		{"agent listener", s.newAgentServer},
 		{"private API", s.newPrivateAPI},
 		{"API for Rails", s.newRailsAPI},
+		{"readiness", s.newReadiness},
 		{"observability", s.newObservability},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -379,9 +381,7 @@ func (s *server) up(what string, addr net.Addr, more ...zap.Field) {
 }
 
 func (s *server) runAgents(ctx context.Context) error {
-	toggle := s.ready.Toggle("agentServer")
-	toggle.Set(true)
-	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	defer s.serving(ctx, agentServer)()
 	defer s.tunnels.Stop() // no stream will come any more: whoever waits for one is told so
 	return s.agents.Run(ctx)
 }
@@ -390,9 +390,7 @@ func (s *server) runProxy(ctx context.Context) error {
 	if s.proxy == nil {
 		return nil
 	}
-	toggle := s.ready.Toggle("kubernetesApi")
-	toggle.Set(true)
-	defer context.AfterFunc(ctx, func() { toggle.Set(false) })()
+	defer s.serving(ctx, kubernetesAPI)()
 	return s.proxy.Serve(ctx, s.proxyListener)
 }
 

@@ -85,6 +85,8 @@ func TestOpen_WhatTheAgentIsTold(t *testing.T) {
 		told <- md
 		return echo(c, md, s)
 	}, extension)
+	// One for each request: the second one, which nobody receives an answer of, would not be sent again.
+	eventually(t, "two streams are parked", func() bool { return b.registry.Presence(agentID).Idle >= 2 })
 	q := request()
 	q.Require = []string{extension}
 	q.Meta = metadata.Pairs("traceparent", "trace", "user-agent", "us", "agentk-own", "x", "kas-hop-own", "y", "authorization", "Bearer secret", "other", "z")
@@ -96,7 +98,12 @@ func TestOpen_WhatTheAgentIsTold(t *testing.T) {
 		if err := call.CloseSend(); err != nil {
 			t.Fatal(err)
 		}
-		md := <-told
+		var md metadata.MD
+		select {
+		case md = <-told:
+		case <-time.After(patience):
+			t.Fatal("the agent is told nothing")
+		}
 		for name := range md {
 			if strings.HasPrefix(name, "kas-hop-") || name == "authorization" || name == "other" || strings.HasPrefix(name, ":") {
 				t.Errorf("the agent is told %s: %v", name, md[name])
