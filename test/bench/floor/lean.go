@@ -15,16 +15,10 @@ import (
 // frontLean serves a client's connection on one goroutine, from reading the request to writing the answer, and asks the back on a
 // connection of its own. A client that leaves is noticed when its answer is there.
 func frontLean(ctx context.Context, ln net.Listener, back string) error {
-	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
-		other, err := dial(ctx, back)
-		if err != nil {
-			return
-		}
-		defer func() { _ = other.Close() }()
-		defer context.AfterFunc(ctx, func() { _ = other.Close() })()
+	open := func(ctx context.Context) (net.Conn, error) { return dial(ctx, back) }
+	return eachPair(ctx, ln, open, func(_ context.Context, conn, other net.Conn) {
 		there, in, out := newLink(other), bufio.NewReader(conn), bufio.NewWriter(conn)
-		for err == nil {
-			err = passOn(in, there, out)
+		for passOn(in, there, out) == nil { // until either connection ends
 		}
 	})
 }
@@ -63,16 +57,10 @@ func passOn(in *bufio.Reader, there *link, out *bufio.Writer) error {
 // backLean serves a connection of the front on one goroutine, and has a connection to the API server for it.
 func backLean(ctx context.Context, ln net.Listener, api string, secure *tls.Config) error {
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialLimit}, Config: secure}
-	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
-		other, err := dialer.DialContext(ctx, "tcp", api)
-		if err != nil {
-			return
-		}
-		defer func() { _ = other.Close() }()
-		defer context.AfterFunc(ctx, func() { _ = other.Close() })()
+	open := func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", api) }
+	return eachPair(ctx, ln, open, func(_ context.Context, conn, other net.Conn) {
 		here, in, out := newLink(conn), bufio.NewReader(other), bufio.NewWriter(other)
-		for err == nil {
-			err = perform(here, api, in, out)
+		for perform(here, api, in, out) == nil { // until either connection ends
 		}
 	})
 }

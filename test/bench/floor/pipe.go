@@ -9,20 +9,12 @@ import (
 )
 
 func frontPipe(ctx context.Context, ln net.Listener, back string) error {
-	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
-		if other, err := dial(ctx, back); err == nil {
-			join(ctx, conn, other)
-		}
-	})
+	return eachPair(ctx, ln, func(ctx context.Context) (net.Conn, error) { return dial(ctx, back) }, join)
 }
 
 func backPipe(ctx context.Context, ln net.Listener, api string, secure *tls.Config) error {
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialLimit}, Config: secure}
-	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
-		if other, err := dialer.DialContext(ctx, "tcp", api); err == nil {
-			join(ctx, conn, other)
-		}
-	})
+	return eachPair(ctx, ln, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", api) }, join)
 }
 
 // join passes bytes on both ways until one way ends.

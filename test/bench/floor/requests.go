@@ -205,3 +205,18 @@ func each(ctx context.Context, ln net.Listener, serve func(context.Context, net.
 		})
 	}
 }
+
+// eachPair is each with another connection beside every one, which open opens.
+func eachPair(
+	ctx context.Context, ln net.Listener, open func(context.Context) (net.Conn, error), serve func(ctx context.Context, conn, other net.Conn),
+) error {
+	return each(ctx, ln, func(ctx context.Context, conn net.Conn) {
+		other, err := open(ctx)
+		if err != nil {
+			return
+		}
+		defer func() { _ = other.Close() }()
+		defer context.AfterFunc(ctx, func() { _ = other.Close() })()
+		serve(ctx, conn, other)
+	})
+}
