@@ -9,8 +9,8 @@
 //   - An identity that cannot be written down exactly is refused: groups without a user name, a value that HTTP would trim or
 //     cut, an empty extra key. A header that is lost on the way would turn the request into the agent itself. For the same
 //     reason a client may not list Impersonate-* in Connection.
-//   - Authorization of the requester, also as a WebSocket subprotocol, is never forwarded, and X-Remote-* never reaches an API server that may trust this agent
-//     as a front proxy.
+//   - Authorization of the requester, also as a WebSocket subprotocol, is never forwarded, and X-Remote-* never reaches an API
+//     server that may trust this agent as a front proxy.
 //   - With an impersonation account, requests with an identity from kas use that account's token and nothing else: no client
 //     certificate and no token of the agent. The account should be allowed to impersonate and nothing more, so that even a
 //     request that lost its identity could do nothing. Without a valid token such requests fail; they never fall back.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,6 +161,15 @@ func with(t *testing.T, authorization string) context.Context {
 		return ctx
 	}
 	return metadata.AppendToOutgoingContext(ctx, "authorization", authorization)
+}
+
+// ready waits until kas says that it is: all listeners are there, and Redis is reached.
+func (b *beside) ready() {
+	b.t.Helper()
+	b.eventually("kas is ready", func() bool {
+		resp, err := http.Get(strings.TrimSuffix(b.metrics, "metrics") + "readiness")
+		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	})
 }
 
 // A method that is added without a row in one of the tables fails the first step.

@@ -132,15 +132,6 @@ func (b *beside) eventually(what string, ok func() bool) {
 	}
 }
 
-// ready waits until kas says that it is: all listeners are there, and Redis is reached.
-func (b *beside) ready() {
-	b.t.Helper()
-	b.eventually("kas is ready", func() bool {
-		resp, err := http.Get(strings.TrimSuffix(b.metrics, "metrics") + "readiness")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
-	})
-}
-
 // configurations opens the stream on which an agent gets its configuration.
 func (b *beside) configurations(conn *grpc.ClientConn) grpc.ServerStreamingClient[agentconfiguration.ConfigurationResponse] {
 	b.t.Helper()

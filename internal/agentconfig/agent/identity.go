@@ -8,8 +8,8 @@ import (
 	"gitlab.com/agentk/agentk/api/agentcfg"
 )
 
-// identity is which agent this process is, and of which GitLab. The first configuration decides: inventories, leases and names of other objects in the
-// cluster are made from it, so that a later change needs a new process.
+// identity is which agent this process is, and of which GitLab. The first configuration decides, of the GitLab the first that tells it:
+// inventories, leases and names of other objects in the cluster are made from it, so that a later change needs a new process.
 type identity struct {
 	known       chan struct{} // closed after agentID is set
 	agentID     int64
